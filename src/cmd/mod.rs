@@ -1,0 +1,31 @@
+//! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
+
+use std::process::ExitCode;
+
+use crate::cli::Cli;
+
+/// How a subcommand that did its work ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing to report: exit code 0.
+    Clean,
+    /// A regression beyond the gate: exit code 1.
+    Regression,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Clean => Self::SUCCESS,
+            Outcome::Regression => Self::from(1),
+        }
+    }
+}
+
+/// Runs the subcommand that `cli` names.
+///
+/// # Errors
+/// Whatever kept the subcommand from doing its work, with the context a user needs to act on it (exit code 2).
+pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
+    match cli.command {}
+}

@@ -1,0 +1,18 @@
+//! tokgate: a CPU engine for large language models on [`tokgate_kernels`], and the suite that catches the commit
+//! which made them slower.
+//!
+//! Data runs one way, and so do the imports:
+//!
+//! ```text
+//! kernels → engine → (benches, cmd) → record → judge → render → terminal
+//! ```
+//!
+//! `.github/ARCHITECTURE.md` says who may import whom.
+
+pub mod cli;
+pub mod cmd;
+pub mod engine;
+pub mod judge;
+pub mod probe;
+pub mod record;
+pub mod render;

@@ -1,0 +1,17 @@
+//! Parses the command line, runs one subcommand, and turns its outcome into an exit code:
+//! 0 clean, 1 a regression was found, 2 wrong usage or trouble on the way.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = tokgate::cli::Cli::parse();
+    match tokgate::cmd::run(cli) {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            eprintln!("tokgate: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
