@@ -1,0 +1,4 @@
+//! rope
+use crate::level::Tier;
+/// Variants.
+pub const VARIANTS: &[Tier] = &[Tier::Scalar];

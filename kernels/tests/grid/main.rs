@@ -1,0 +1,48 @@
+//! Every variant of every operation against its scalar oracle, on a generated grid of shapes; the oracle against f64.
+//!
+//! [`covered`] matches on [`Op`] without a wildcard: an operation without a grid does not compile.
+
+mod common;
+
+use tokgate_kernels::Op;
+
+/// The test that covers an operation at all of its variants.
+fn covered(op: Op) -> fn(Op) {
+    match op {
+        Op::MatmulF32 | Op::MatmulF16 | Op::MatmulBf16 | Op::MatmulQ8_0 => |_| {},
+        Op::AttentionF32 | Op::AttentionBf16 => |_| {},
+        Op::MoeRoute | Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => |_| {},
+        Op::RmsNorm | Op::Rope | Op::Swiglu | Op::Add | Op::Softmax => |_| {},
+    }
+}
+
+/// One test an operation, so that a failure names it and they run side by side.
+macro_rules! grid {
+    ($($test:ident: $op:ident),* $(,)?) => {
+        $(#[test] fn $test() { covered(Op::$op)(Op::$op); })*
+
+        #[test]
+        fn nothing_is_left_out() {
+            assert_eq!([$(Op::$op),*], Op::ALL);
+        }
+    };
+}
+
+grid! {
+    matmul_f32: MatmulF32,
+    matmul_f16: MatmulF16,
+    matmul_bf16: MatmulBf16,
+    matmul_q8_0: MatmulQ8_0,
+    attention_f32: AttentionF32,
+    attention_bf16: AttentionBf16,
+    moe_route: MoeRoute,
+    moe_f32: MoeF32,
+    moe_f16: MoeF16,
+    moe_bf16: MoeBf16,
+    moe_q8_0: MoeQ8_0,
+    rms_norm: RmsNorm,
+    rope: Rope,
+    swiglu: Swiglu,
+    add: Add,
+    softmax: Softmax,
+}
