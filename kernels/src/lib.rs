@@ -34,6 +34,7 @@ mod runtime;
 mod scratch;
 mod view;
 
+pub use attention::{AttentionSpec, Cache, CacheMut, KvMut, KvRef, Segment, attention, store_kv};
 pub use dtype::DType;
 pub use level::{LEVEL_ENV, Level, LevelError, Tier};
 pub use op::Op;

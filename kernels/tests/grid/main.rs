@@ -2,6 +2,7 @@
 //!
 //! [`covered`] matches on [`Op`] without a wildcard: an operation without a grid does not compile.
 
+mod attention;
 mod common;
 
 use tokgate_kernels::Op;
@@ -10,7 +11,7 @@ use tokgate_kernels::Op;
 fn covered(op: Op) -> fn(Op) {
     match op {
         Op::MatmulF32 | Op::MatmulF16 | Op::MatmulBf16 | Op::MatmulQ8_0 => |_| {},
-        Op::AttentionF32 | Op::AttentionBf16 => |_| {},
+        Op::AttentionF32 | Op::AttentionBf16 => attention::grid,
         Op::MoeRoute | Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => |_| {},
         Op::RmsNorm | Op::Rope | Op::Swiglu | Op::Add | Op::Softmax => |_| {},
     }
