@@ -36,10 +36,13 @@ mod view;
 
 pub use attention::{AttentionSpec, Cache, CacheMut, KvMut, KvRef, Segment, attention, store_kv};
 pub use dtype::DType;
+pub use elementwise::{add, add_bias, add_rms_norm, rms_norm, rms_norm_in_place, softmax, swiglu};
 pub use level::{LEVEL_ENV, Level, LevelError, Tier};
+pub use moe::{Experts, MoeError, MoeSpec, Routing, moe_ffn, route};
 pub use op::Op;
 pub use pool::{Pool, PoolError, PoolOptions, share};
 pub use q8_0::BlockQ8_0;
+pub use rope::{Rope, RopeAngles, RopeError, RopeKind, RopeScaling, RopeSpec, rope};
 pub use runtime::{Runtime, RuntimeError};
 pub use scratch::{Buffer, Plain, Scratch};
 pub use view::{MatMut, MatRef, ShapeError, Weights};

@@ -1,0 +1,47 @@
+//! The definition as plain loops: the oracle of the variants.
+
+/// `x = x / √(mean(x²) + eps) · weight`.
+pub(super) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
+    let mut squares = 0.0_f64;
+    for v in x.iter() {
+        squares += f64::from(*v) * f64::from(*v);
+    }
+    let scale = (1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt()) as f32;
+    for i in 0..x.len() {
+        x[i] = x[i] * scale * weight[i];
+    }
+}
+
+/// `x += y`.
+pub(super) fn add(x: &mut [f32], y: &[f32]) {
+    for i in 0..x.len() {
+        x[i] += y[i];
+    }
+}
+
+/// `gate = silu(gate) · up`.
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
+    for i in 0..gate.len() {
+        gate[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
+    }
+}
+
+/// Softmax in place.
+pub(super) fn softmax(x: &mut [f32]) {
+    // `f32::max` passes over NaN; the sum below brings it back in.
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if max == f32::NEG_INFINITY {
+        let nan = x.iter().any(|v| v.is_nan());
+        x.fill(if nan { f32::NAN } else { 0.0 });
+        return;
+    }
+    let mut sum = 0.0_f64;
+    for v in x.iter_mut() {
+        *v = (*v - max).exp();
+        sum += f64::from(*v);
+    }
+    let scale = (1.0 / sum) as f32;
+    for v in x.iter_mut() {
+        *v *= scale;
+    }
+}
