@@ -1,1 +1,19 @@
-//! record
+//! What was measured, under which name, and where the figures come from; baselines on disk; other harnesses' formats.
+//!
+//! [`BenchId`] names a bench, [`Metric`] what was measured of it, [`Measurement`] holds the raw samples, [`Record`] a
+//! set of them with the [`Provenance`] of every run. [`store`] keeps records as baselines, and adapters read what
+//! criterion and callgrind leave behind.
+
+pub mod store;
+
+mod files;
+mod id;
+mod measurement;
+mod metric;
+mod run;
+
+pub use files::FileError;
+pub use id::{BenchId, IdError, IdParts, MAX_ID_LEN};
+pub use measurement::{MAX_SAMPLES, Measurement, SampleError, Samples, Throughput, TimedSamples};
+pub use metric::{Direction, Metric, MetricKind, UnknownMetric};
+pub use run::{MachineKey, NameError, Provenance, Record, RunId, UnknownRun, Witness};
