@@ -38,6 +38,7 @@ pub use attention::{AttentionSpec, Cache, CacheMut, KvMut, KvRef, Segment, atten
 pub use dtype::DType;
 pub use elementwise::{add, add_bias, add_rms_norm, rms_norm, rms_norm_in_place, softmax, swiglu};
 pub use level::{LEVEL_ENV, Level, LevelError, Tier};
+pub use matmul::{Job, matmul, matmul_all};
 pub use moe::{Experts, MoeError, MoeSpec, Routing, moe_ffn, route};
 pub use op::Op;
 pub use pool::{Pool, PoolError, PoolOptions, share};
