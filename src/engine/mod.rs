@@ -1,1 +1,4 @@
-//! engine
+//! A model on the kernels: its files, its sizes and its weights.
+
+pub mod gguf;
+pub mod mapping;

@@ -1,0 +1,140 @@
+//! Models that were split into several GGUF files, `NAME-00001-of-00003.gguf` and so on.
+//!
+//! The first file has all metadata; each has a tensor table and data of its own. Keys: `split.no` (from 0),
+//! `split.count`, `split.tensors.count` (over all files).
+
+use std::path::{Path, PathBuf};
+
+use super::{Gguf, GgufError};
+
+/// Why the parts of a model do not belong together.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    /// A part could not be read.
+    #[error("{}", path.display())]
+    Part {
+        /// The part.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: GgufError,
+    },
+    /// Another part than the first was given.
+    #[error(
+        "{} is part {number} of {count} of a split model: give the first part, the others are found by it", path.display()
+    )]
+    NotTheFirst {
+        /// The part that was given.
+        path: PathBuf,
+        /// Its number, from 1.
+        number: u64,
+        /// Parts.
+        count: u64,
+    },
+    /// The first part was renamed.
+    #[error(
+        "{} is the first of {count} parts, but is not named …-00001-of-{count:05}.gguf, so that the others cannot be \
+         found: rename it, or merge the parts with llama-gguf-split --merge", path.display()
+    )]
+    Name {
+        /// The first part.
+        path: PathBuf,
+        /// Parts.
+        count: u64,
+    },
+    /// A part says that it is another one.
+    #[error("{} says that it is part {found} of {found_count}, not {expected} of {count}", path.display())]
+    Mixed {
+        /// The part.
+        path: PathBuf,
+        /// Its number by its name, from 1.
+        expected: u64,
+        /// Parts, by the first one.
+        count: u64,
+        /// Its number by its own word, from 1.
+        found: u64,
+        /// Parts, by its own word.
+        found_count: u64,
+    },
+    /// The parts do not have as many tensors as the first one announced.
+    #[error(
+        "the {count} parts have {found} tensors, but the first part announces {expected}: a part was replaced"
+    )]
+    Tensors {
+        /// Parts.
+        count: u64,
+        /// Tensors announced.
+        expected: u64,
+        /// Tensors there are.
+        found: u64,
+    },
+}
+
+/// Opens a model, and all its parts if it was split; the first one has the metadata.
+///
+/// # Errors
+/// [`SplitError`] if a part is missing, damaged or does not belong to the others.
+pub fn open_split(path: &Path) -> Result<Vec<Gguf>, SplitError> {
+    let (first, number, count) = open_part(path)?;
+    if count <= 1 {
+        return Ok(vec![first]);
+    }
+    if number != 1 {
+        return Err(SplitError::NotTheFirst {
+            path: path.to_owned(),
+            number,
+            count,
+        });
+    }
+    let ending = format!("-00001-of-{count:05}.gguf");
+    let name = path.file_name().and_then(|name| name.to_str());
+    let stem = name.and_then(|name| name.strip_suffix(&ending));
+    let stem = stem.ok_or_else(|| SplitError::Name {
+        path: path.to_owned(),
+        count,
+    })?;
+
+    let expected = first.get("split.tensors.count");
+    let expected: Option<u64> = expected.map_err(|source| part_error(path, source))?;
+    let mut parts = vec![first];
+    for expected in 2..=count {
+        let path = path.with_file_name(format!("{stem}-{expected:05}-of-{count:05}.gguf"));
+        let (part, found, found_count) = open_part(&path)?;
+        if (found, found_count) != (expected, count) {
+            return Err(SplitError::Mixed {
+                path,
+                expected,
+                count,
+                found,
+                found_count,
+            });
+        }
+        parts.push(part);
+    }
+    let found = parts.iter().map(|part| part.tensors().len() as u64).sum();
+    match expected {
+        Some(expected) if expected != found => Err(SplitError::Tensors {
+            count,
+            expected,
+            found,
+        }),
+        _ => Ok(parts),
+    }
+}
+
+/// A part, its number from 1, and the number of parts.
+fn open_part(path: &Path) -> Result<(Gguf, u64, u64), SplitError> {
+    let read = || {
+        let part = Gguf::open(path)?;
+        let count = part.get("split.count")?.unwrap_or(1);
+        let number = part.get::<u64>("split.no")?.unwrap_or(0);
+        Ok((part, number.saturating_add(1), count))
+    };
+    read().map_err(|source| part_error(path, source))
+}
+
+fn part_error(path: &Path, source: GgufError) -> SplitError {
+    SplitError::Part {
+        path: path.to_owned(),
+        source,
+    }
+}
