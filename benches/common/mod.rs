@@ -1,0 +1,14 @@
+//! What the bench targets share: seeded inputs, real layer shapes, ids, and the loop that selects, checks, times and
+//! reports.
+
+#![allow(
+    dead_code,
+    reason = "each target is a program of its own and uses a part of this"
+)]
+
+pub mod args;
+pub mod check;
+pub mod inputs;
+pub mod runtimes;
+pub mod shapes;
+pub mod suite;
