@@ -32,6 +32,7 @@ pub mod q8_0;
 pub mod rope;
 mod runtime;
 mod scratch;
+mod simd;
 mod view;
 
 pub use attention::{AttentionSpec, Cache, CacheMut, KvMut, KvRef, Segment, attention, store_kv};

@@ -24,25 +24,25 @@ pub enum Op {
     AttentionF32,
     /// [`attention()`] over a bf16 cache.
     AttentionBf16,
-    /// [`route()`].
+    /// [`route()`](crate::route).
     MoeRoute,
-    /// [`moe_ffn()`] with f32 experts.
+    /// [`moe_ffn()`](crate::moe_ffn) with f32 experts.
     MoeF32,
-    /// [`moe_ffn()`] with f16 experts.
+    /// [`moe_ffn()`](crate::moe_ffn) with f16 experts.
     MoeF16,
-    /// [`moe_ffn()`] with bf16 experts.
+    /// [`moe_ffn()`](crate::moe_ffn) with bf16 experts.
     MoeBf16,
-    /// [`moe_ffn()`] with Q8_0 experts.
+    /// [`moe_ffn()`](crate::moe_ffn) with Q8_0 experts.
     MoeQ8_0,
-    /// [`rms_norm()`].
+    /// [`rms_norm()`](crate::rms_norm).
     RmsNorm,
-    /// [`rope()`].
+    /// [`rope()`](crate::rope).
     Rope,
-    /// [`swiglu()`].
+    /// [`swiglu()`](crate::swiglu).
     Swiglu,
-    /// [`add()`].
+    /// [`add()`](crate::add).
     Add,
-    /// [`softmax()`].
+    /// [`softmax()`](crate::softmax).
     Softmax,
 }
 

@@ -23,23 +23,28 @@
 //! WHY. These operations read and write more than they compute, so they are forked to the workers only where there is
 //! more to move than a fork costs, and residual add and norm share one pass while the row is in the cache.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 use std::ops::Range;
 
 use crate::level::Tier;
+use crate::op::Op;
 use crate::pool::share;
 use crate::runtime::Runtime;
-use crate::view::{MatMut, MatRef, SharedMat};
+use crate::view::{MatMut, MatRef};
 
-/// Variants of [`rms_norm`].
-pub const VARIANTS_RMS_NORM: &[Tier] = &[Tier::Scalar];
+/// Variants of [`rms_norm()`].
+pub const VARIANTS_RMS_NORM: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants of [`swiglu`].
-pub const VARIANTS_SWIGLU: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_SWIGLU: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants of [`add`].
-pub const VARIANTS_ADD: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_ADD: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants of [`softmax`].
-pub const VARIANTS_SOFTMAX: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_SOFTMAX: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 
 /// Elements below which a fork costs more than it saves: some 3 µs of work at 10 elements a nanosecond.
 const MIN_FORK: usize = 32 * 1024;
@@ -49,23 +54,14 @@ const MIN_FORK: usize = 32 * 1024;
 /// # Panics
 /// If `y` has another shape than `x`, or `weight` another length than a row.
 pub fn rms_norm(rt: &Runtime, x: MatRef<f32>, weight: &[f32], eps: f32, mut y: MatMut<f32>) {
-    same_shape(
-        "rms_norm: y",
-        (y.rows(), y.cols()),
-        "x",
-        (x.rows(), x.cols()),
-    );
+    let shape = (x.rows(), x.cols());
+    same_shape("rms_norm: x", shape, "y", (y.rows(), y.cols()));
     same_len("rms_norm: weight", weight.len(), x.cols());
-    let kernel = rms_norm_kernel(rt);
-    let y = y.shared();
-    in_rows(rt, x.rows(), x.cols(), |rows| {
-        for r in rows {
-            // SAFETY: each row belongs to one range, and each range to one worker.
-            let y = unsafe { y.tile(r, 0, y.cols()) };
-            y.copy_from_slice(x.row(r));
-            // SAFETY: the runtime's level proves the kernel's instructions.
-            unsafe { kernel(y, weight, eps) };
-        }
+    let norm = norm(rt);
+    each_row(rt, &mut y, |r, y| {
+        let x = x.row(r);
+        // SAFETY: the runtime's level proves the instructions of what `norm` chose.
+        unsafe { (norm.scale)(x, inverse_rms((norm.squares)(x), x.len(), eps), weight, y) };
     });
 }
 
@@ -75,10 +71,13 @@ pub fn rms_norm(rt: &Runtime, x: MatRef<f32>, weight: &[f32], eps: f32, mut y: M
 /// If `weight` has another length than a row.
 pub fn rms_norm_in_place(rt: &Runtime, mut x: MatMut<f32>, weight: &[f32], eps: f32) {
     same_len("rms_norm_in_place: weight", weight.len(), x.cols());
-    let kernel = rms_norm_kernel(rt);
+    let norm = norm(rt);
     each_row(rt, &mut x, |_, x| {
-        // SAFETY: the runtime's level proves the kernel's instructions.
-        unsafe { kernel(x, weight, eps) };
+        // SAFETY: the runtime's level proves the instructions of what `norm` chose.
+        unsafe {
+            let scale = inverse_rms((norm.squares)(x), x.len(), eps);
+            (norm.scale_in_place)(x, scale, weight);
+        }
     });
 }
 
@@ -111,16 +110,16 @@ pub fn add_rms_norm(
     same_shape("add_rms_norm: x", shape, "y", (y.rows(), y.cols()));
     same_shape("add_rms_norm: x", shape, "out", (out.rows(), out.cols()));
     same_len("add_rms_norm: weight", weight.len(), x.cols());
-    let (add, norm) = (add_kernel(rt), rms_norm_kernel(rt));
+    let norm = norm(rt);
     let out = out.shared();
     each_row(rt, &mut x, |r, x| {
         // SAFETY: `each_row` hands each row to one worker.
         let out = unsafe { out.tile(r, 0, out.cols()) };
-        // SAFETY: the runtime's level proves the kernel's instructions.
-        unsafe { add(x, y.row(r)) };
-        out.copy_from_slice(x);
-        // SAFETY: the runtime's level proves the kernel's instructions.
-        unsafe { norm(out, weight, eps) };
+        // SAFETY: the runtime's level proves the instructions of what `norm` chose.
+        unsafe {
+            let scale = inverse_rms((norm.add_squares)(x, y.row(r)), x.len(), eps);
+            (norm.scale)(x, scale, weight, out);
+        }
     });
 }
 
@@ -142,12 +141,8 @@ pub fn add_bias(rt: &Runtime, mut x: MatMut<f32>, bias: &[f32]) {
 /// # Panics
 /// If the shapes differ.
 pub fn swiglu(rt: &Runtime, mut gate: MatMut<f32>, up: MatRef<f32>) {
-    same_shape(
-        "swiglu: gate",
-        (gate.rows(), gate.cols()),
-        "up",
-        (up.rows(), up.cols()),
-    );
+    let shape = (gate.rows(), gate.cols());
+    same_shape("swiglu: gate", shape, "up", (up.rows(), up.cols()));
     let kernel = swiglu_kernel(rt);
     each_row(rt, &mut gate, |r, gate| {
         // SAFETY: the runtime's level proves the kernel's instructions.
@@ -157,33 +152,95 @@ pub fn swiglu(rt: &Runtime, mut gate: MatMut<f32>, up: MatRef<f32>) {
 
 /// Softmax of each row, in place.
 pub fn softmax(rt: &Runtime, mut x: MatMut<f32>) {
-    let kernel = softmax_kernel(rt);
+    let kernel = match Op::Softmax.variant(rt.level()) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::softmax as unsafe fn(&mut [f32]),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => avx512::softmax,
+        _ => scalar::softmax,
+    };
     each_row(rt, &mut x, |_, x| {
         // SAFETY: the runtime's level proves the kernel's instructions.
         unsafe { kernel(x) };
     });
 }
 
-fn rms_norm_kernel(_: &Runtime) -> unsafe fn(&mut [f32], &[f32], f32) {
-    scalar::rms_norm
+/// The parts of a norm; residual add and in-place norm need them in other combinations.
+#[derive(Clone, Copy)]
+struct Norm {
+    /// Σ x².
+    squares: unsafe fn(&[f32]) -> f64,
+    /// `x += y`, then Σ x².
+    add_squares: unsafe fn(&mut [f32], &[f32]) -> f64,
+    /// `y = x · scale · weight`.
+    scale: unsafe fn(&[f32], f32, &[f32], &mut [f32]),
+    /// `x = x · scale · weight`.
+    scale_in_place: unsafe fn(&mut [f32], f32, &[f32]),
 }
 
-fn add_kernel(_: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
-    scalar::add
+fn norm(rt: &Runtime) -> Norm {
+    match Op::RmsNorm.variant(rt.level()) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => Norm {
+            squares: avx2::squares,
+            add_squares: avx2::add_squares,
+            scale: avx2::scale,
+            scale_in_place: avx2::scale_in_place,
+        },
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => Norm {
+            squares: avx512::squares,
+            add_squares: avx512::add_squares,
+            scale: avx512::scale,
+            scale_in_place: avx512::scale_in_place,
+        },
+        _ => Norm {
+            squares: scalar::squares,
+            add_squares: scalar::add_squares,
+            scale: scalar::scale,
+            scale_in_place: scalar::scale_in_place,
+        },
+    }
 }
 
-fn swiglu_kernel(_: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
-    scalar::swiglu
+fn inverse_rms(squares: f64, len: usize, eps: f32) -> f32 {
+    (1.0 / (squares / len as f64 + f64::from(eps)).sqrt()) as f32
 }
 
-fn softmax_kernel(_: &Runtime) -> unsafe fn(&mut [f32]) {
-    scalar::softmax
+fn add_kernel(rt: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
+    match Op::Add.variant(rt.level()) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::add,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => avx512::add,
+        _ => scalar::add,
+    }
+}
+
+/// `gate = silu(gate) · up` on slices of one length, which may cut rows anywhere.
+///
+/// Calling the result takes the instructions of the runtime's level.
+pub(crate) fn swiglu_kernel(rt: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
+    match Op::Swiglu.variant(rt.level()) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::swiglu,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => avx512::swiglu,
+        _ => scalar::swiglu,
+    }
+}
+
+/// Softmax of a row without a largest element.
+#[cfg(target_arch = "x86_64")]
+fn no_maximum(x: &mut [f32]) {
+    let nan = x.iter().any(|v| v.is_nan());
+    x.fill(if nan { f32::NAN } else { 0.0 });
 }
 
 /// Calls `job(r, row r of x)` for each row, on the workers where that pays.
 fn each_row(rt: &Runtime, x: &mut MatMut<f32>, job: impl Fn(usize, &mut [f32]) + Sync) {
     let (rows, cols) = (x.rows(), x.cols());
-    let x: SharedMat<f32> = x.shared();
+    let x = x.shared();
     in_rows(rt, rows, cols, |rows| {
         for r in rows {
             // SAFETY: each row belongs to one range, and each range to one worker.

@@ -1,12 +1,29 @@
 //! The definition as plain loops: the oracle of the variants.
 
-/// `x = x / √(mean(x²) + eps) · weight`.
-pub(super) fn rms_norm(x: &mut [f32], weight: &[f32], eps: f32) {
-    let mut squares = 0.0_f64;
-    for v in x.iter() {
-        squares += f64::from(*v) * f64::from(*v);
+/// Σ x².
+pub(super) fn squares(x: &[f32]) -> f64 {
+    let mut sum = 0.0;
+    for v in x {
+        sum += f64::from(*v) * f64::from(*v);
     }
-    let scale = (1.0 / (squares / x.len() as f64 + f64::from(eps)).sqrt()) as f32;
+    sum
+}
+
+/// `x += y`, then Σ x².
+pub(super) fn add_squares(x: &mut [f32], y: &[f32]) -> f64 {
+    add(x, y);
+    squares(x)
+}
+
+/// `y = x · scale · weight`.
+pub(super) fn scale(x: &[f32], scale: f32, weight: &[f32], y: &mut [f32]) {
+    for i in 0..x.len() {
+        y[i] = x[i] * scale * weight[i];
+    }
+}
+
+/// `x = x · scale · weight`.
+pub(super) fn scale_in_place(x: &mut [f32], scale: f32, weight: &[f32]) {
     for i in 0..x.len() {
         x[i] = x[i] * scale * weight[i];
     }

@@ -28,6 +28,10 @@
 //!
 //! WHY. Angles depend on the position alone: they are made once per forward pass, and every layer reads the same table.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 use std::f64::consts::TAU;
@@ -39,7 +43,7 @@ use crate::runtime::Runtime;
 use crate::view::MatMut;
 
 /// Variants of [`rope`].
-pub const VARIANTS: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 
 /// More dimensions than this are a mistake in a file: heads have 64 to 576.
 const MAX_DIMS: usize = 1 << 16;
@@ -259,6 +263,14 @@ pub fn rope(rt: &Runtime, rope: &Rope, angles: &RopeAngles, head_dim: usize, mut
 
 fn kernel(rt: &Runtime, kind: RopeKind) -> unsafe fn(&mut [f32], usize, &[f32], &[f32]) {
     match (Op::Rope.variant(rt.level()), kind) {
+        #[cfg(target_arch = "x86_64")]
+        (Tier::Avx2, RopeKind::Normal) => avx2::normal,
+        #[cfg(target_arch = "x86_64")]
+        (Tier::Avx2, RopeKind::NeoX) => avx2::neox,
+        #[cfg(target_arch = "x86_64")]
+        (Tier::Avx512Vnni, RopeKind::Normal) => avx512::normal,
+        #[cfg(target_arch = "x86_64")]
+        (Tier::Avx512Vnni, RopeKind::NeoX) => avx512::neox,
         (_, RopeKind::Normal) => scalar::normal,
         (_, RopeKind::NeoX) => scalar::neox,
     }

@@ -4,6 +4,9 @@
 
 mod attention;
 mod common;
+mod elementwise;
+mod padded;
+mod rope;
 
 use tokgate_kernels::Op;
 
@@ -13,7 +16,11 @@ fn covered(op: Op) -> fn(Op) {
         Op::MatmulF32 | Op::MatmulF16 | Op::MatmulBf16 | Op::MatmulQ8_0 => |_| {},
         Op::AttentionF32 | Op::AttentionBf16 => attention::grid,
         Op::MoeRoute | Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => |_| {},
-        Op::RmsNorm | Op::Rope | Op::Swiglu | Op::Add | Op::Softmax => |_| {},
+        Op::RmsNorm => elementwise::test_rms_norm,
+        Op::Rope => rope::grid,
+        Op::Swiglu => elementwise::test_swiglu,
+        Op::Add => elementwise::test_add,
+        Op::Softmax => elementwise::test_softmax,
     }
 }
 
