@@ -23,20 +23,30 @@
 //! WHY online: the scores of a query are met in blocks and forgotten, so that the memory is a tile a worker, whatever
 //! the length of the sequence.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod flash;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
 use std::num::NonZeroUsize;
 
 use half::bf16;
 
 use crate::level::Tier;
+#[cfg(target_arch = "x86_64")]
+use crate::op::Op;
 use crate::runtime::Runtime;
 use crate::view::{MatMut, MatRef, ShapeError};
 
 /// Variants over an f32 cache.
-pub const VARIANTS_F32: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_F32: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants over a bf16 cache.
-pub const VARIANTS_BF16: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_BF16: &[Tier] = &Tier::ALL;
 
 /// What is the same for all tokens of a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,7 +233,33 @@ pub fn attention(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
             q.rows()
         );
     }
+    #[cfg(target_arch = "x86_64")]
+    if flash::fits(spec.head_dim) {
+        return vectorised(rt, spec, segments);
+    }
     scalar::attention(rt, spec, segments);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vectorised(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
+    use avx2::Avx2;
+    use avx512::{Avx512, Avx512Bf16};
+    let level = rt.level();
+    match Op::AttentionF32.variant(level) {
+        Tier::Scalar => return scalar::attention(rt, spec, segments),
+        Tier::Avx2 => flash::attention::<_, f32>(Avx2::new(level), rt, spec, segments),
+        Tier::Avx512Vnni | Tier::Avx512Bf16 => {
+            flash::attention::<_, f32>(Avx512::new(level), rt, spec, segments);
+        }
+    }
+    match Op::AttentionBf16.variant(level) {
+        Tier::Scalar => unreachable!("both caches have the same lowest variant"),
+        Tier::Avx2 => flash::attention::<_, bf16>(Avx2::new(level), rt, spec, segments),
+        Tier::Avx512Vnni => flash::attention::<_, bf16>(Avx512::new(level), rt, spec, segments),
+        Tier::Avx512Bf16 => {
+            flash::attention::<_, bf16>(Avx512Bf16::new(level), rt, spec, segments);
+        }
+    }
 }
 
 /// Writes the rows of positions `start..` into a cache: `k` and `v` are `[tokens, n_kv_head · head_dim]`, and are

@@ -4,11 +4,11 @@ use std::num::NonZeroUsize;
 
 use half::bf16;
 use tokgate_kernels::{
-    AttentionSpec, Cache, CacheMut, KvMut, KvRef, Level, MatMut, MatRef, Op, Segment, attention,
-    store_kv,
+    AttentionSpec, Cache, CacheMut, KvMut, KvRef, Level, MatMut, MatRef, Op, Runtime, Segment,
+    attention, store_kv,
 };
 
-use crate::common::{Rng, assert_close, runtime, tolerance};
+use crate::common::{Rng, assert_close, levels, runtime, tolerance};
 
 /// One sequence's inputs, and an f64 answer with its Σ|p·v| / Σp.
 struct Case {
@@ -51,6 +51,19 @@ impl Case {
             k,
             v,
         }
+    }
+
+    fn name(&self) -> String {
+        let AttentionSpec {
+            n_head,
+            n_kv_head,
+            head_dim,
+            window,
+            ..
+        } = self.spec;
+        let (tokens, start) = (self.tokens, self.start);
+        let window = window.map_or(0, NonZeroUsize::get);
+        format!("h{n_head}/{n_kv_head} d{head_dim} t{tokens} s{start} w{window}")
     }
 
     fn width(&self) -> usize {
@@ -100,30 +113,95 @@ impl Case {
         (out, scale)
     }
 
-    fn run(&self, level: Level, threads: usize, op: Op) -> Vec<f32> {
-        let rt = runtime(level, threads);
-        let mut out = vec![f32::NAN; self.tokens * self.width()];
-        let q = MatRef::new(&self.q, self.tokens, self.width()).unwrap();
-        let (heads, dim) = (self.spec.n_kv_head, self.spec.head_dim);
-        let (k16, v16): (Vec<_>, Vec<_>) = (
-            self.k.iter().map(|x| bf16::from_f32(*x)).collect(),
-            self.v.iter().map(|x| bf16::from_f32(*x)).collect(),
-        );
-        let kv = match op {
-            Op::AttentionF32 => {
-                KvRef::F32(Cache::new(&self.k, &self.v, heads, self.capacity, dim).unwrap())
-            }
-            _ => KvRef::Bf16(Cache::new(&k16, &v16, heads, self.capacity, dim).unwrap()),
+    /// Σ|q·k| · scale of the largest score: what the errors of scores are relative to.
+    fn largest_score(&self) -> f64 {
+        let norm = |data: &[f32], len: usize| -> f64 {
+            let rows = data
+                .chunks(len)
+                .filter(|row| row.iter().all(|x| x.is_finite()));
+            let squares = rows.map(|row| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>());
+            squares.fold(0.0, f64::max).sqrt()
         };
-        let mut segments = [Segment {
-            q,
-            start: self.start,
-            kv,
-            out: MatMut::new(&mut out, self.tokens, self.width()).unwrap(),
-        }];
-        attention(&rt, &self.spec, &mut segments);
-        out
+        let dim = self.spec.head_dim;
+        norm(&self.q, dim) * norm(&self.k, dim) * f64::from(self.spec.scale)
     }
+
+    fn run(&self, rt: &Runtime, op: Op) -> Vec<f32> {
+        attend(rt, &[self], op).remove(0)
+    }
+}
+
+/// What a buffer holds where nobody may write.
+const UNTOUCHED: u32 = 0x7fc0_1234;
+
+/// Runs all cases, which share a spec, in one call: from unaligned slices into rows with gaps, which stay untouched.
+fn attend(rt: &Runtime, cases: &[&Case], op: Op) -> Vec<Vec<f32>> {
+    const GAP: usize = 5;
+    let shifted = |data: &[f32]| -> Vec<f32> { [&[f32::NAN], data].concat() };
+    let half = |data: &[f32]| -> Vec<bf16> { data.iter().map(|x| bf16::from_f32(*x)).collect() };
+    struct Owned {
+        q: Vec<f32>,
+        kv: [Vec<f32>; 2],
+        half: [Vec<bf16>; 2],
+        out: Vec<f32>,
+    }
+    let mut owned: Vec<Owned> = cases
+        .iter()
+        .map(|case| {
+            let kv = [shifted(&case.k), shifted(&case.v)];
+            Owned {
+                q: shifted(&case.q),
+                half: [half(&kv[0]), half(&kv[1])],
+                kv,
+                out: vec![f32::from_bits(UNTOUCHED); 1 + case.tokens * (case.width() + GAP)],
+            }
+        })
+        .collect();
+    let mut segments: Vec<Segment> = cases
+        .iter()
+        .zip(&mut owned)
+        .map(|(case, owned)| {
+            let (heads, dim) = (case.spec.n_kv_head, case.spec.head_dim);
+            let width = case.width();
+            Segment {
+                q: MatRef::new(&owned.q[1..], case.tokens, width).unwrap(),
+                start: case.start,
+                kv: match op {
+                    Op::AttentionF32 => {
+                        let [k, v] = &owned.kv;
+                        let cache = Cache::new(&k[1..], &v[1..], heads, case.capacity, dim);
+                        KvRef::F32(cache.unwrap())
+                    }
+                    _ => {
+                        let [k, v] = &owned.half;
+                        let cache = Cache::new(&k[1..], &v[1..], heads, case.capacity, dim);
+                        KvRef::Bf16(cache.unwrap())
+                    }
+                },
+                out: MatMut::with_stride(&mut owned.out[1..], case.tokens, width, width + GAP)
+                    .unwrap(),
+            }
+        })
+        .collect();
+    attention(rt, &cases[0].spec, &mut segments);
+    drop(segments);
+    cases
+        .iter()
+        .zip(&owned)
+        .map(|(case, owned)| {
+            let mut out = Vec::new();
+            assert_eq!(owned.out[0].to_bits(), UNTOUCHED);
+            for row in owned.out[1..].chunks(case.width() + GAP) {
+                let (row, gap) = row.split_at(case.width());
+                assert!(
+                    gap.iter().all(|x| x.to_bits() == UNTOUCHED),
+                    "a gap was written"
+                );
+                out.extend_from_slice(row);
+            }
+            out
+        })
+        .collect()
 }
 
 fn spec(n_head: usize, n_kv_head: usize, head_dim: usize, window: usize) -> AttentionSpec {
@@ -137,27 +215,214 @@ fn spec(n_head: usize, n_kv_head: usize, head_dim: usize, window: usize) -> Atte
 }
 
 pub fn grid(op: Op) {
-    oracle_against_f64(op);
     storing();
+    oracle_against_f64(op);
+    for level in levels(op) {
+        shapes(op, level);
+        heads(op, level);
+        batches(op, level);
+        cuts(op, level);
+        large_scores(op, level);
+        exponential(op, level);
+    }
+}
+
+fn round(op: Op) -> impl Fn(f32) -> f32 {
+    move |x| match op {
+        Op::AttentionF32 => x,
+        _ => bf16::from_f32(x).to_f32(),
+    }
 }
 
 fn oracle_against_f64(op: Op) {
     let mut rng = Rng::new(1);
-    let round = |x: f32| match op {
-        Op::AttentionF32 => x,
-        _ => bf16::from_f32(x).to_f32(),
-    };
+    let rt = runtime(Level::SCALAR, 2);
     for (head_dim, group) in [(8, 1), (17, 3), (64, 4), (128, 2)] {
         for (tokens, start) in [(0, 0), (1, 0), (9, 0), (3, 17), (2, 300)] {
             for window in [0, 1, 5, 64] {
                 let spec = spec(2 * group, 2, head_dim, window);
                 let case = Case::new(&mut rng, spec, tokens, start);
-                let (want, scale) = case.reference(round);
-                let got = case.run(Level::SCALAR, 2, op);
-                let what = format!("{op} d{head_dim} g{group} t{tokens} s{start} w{window}");
+                let (want, scale) = case.reference(round(op));
+                let got = case.run(&rt, op);
+                let what = format!("{op} oracle {}", case.name());
                 assert_close(&what, &got, &want, &scale, tolerance(op));
             }
         }
+    }
+}
+
+/// Holds a level to the oracle, and to itself at other thread counts.
+fn check(op: Op, level: Level, case: &Case) {
+    let what = format!("{op} {level} {}", case.name());
+    let want = case.run(&runtime(Level::SCALAR, 2), op);
+    let (_, scale) = case.reference(round(op));
+    let got = case.run(&runtime(level, 1), op);
+    // An exponential's relative error is its exponent's absolute one, which grows with the scores.
+    let tolerance = tolerance(op) * case.largest_score().max(1.0);
+    assert_close(&what, &got, &want, &scale, tolerance);
+    for threads in [2, 3] {
+        let other = case.run(&runtime(level, threads), op);
+        assert_eq!(bits(&other), bits(&got), "{what}: {threads} threads");
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Tokens, positions and windows at one head size.
+fn shapes(op: Op, level: Level) {
+    let mut rng = Rng::new(3);
+    for tokens in [0, 1, 2, 7, 8, 9, 17, 64, 65] {
+        for start in [0, 1, 15, 16, 17, 63, 100, 1000] {
+            for window in [0, 1, 5, 64] {
+                let spec = spec(4, 2, 16, window);
+                check(op, level, &Case::new(&mut rng, spec, tokens, start));
+            }
+        }
+    }
+}
+
+/// Head sizes and groups, at tokens that make each size of tile.
+fn heads(op: Op, level: Level) {
+    let mut rng = Rng::new(4);
+    for head_dim in [8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 256] {
+        for group in [1, 2, 3, 4, 5, 7, 8] {
+            for (tokens, start, window) in [(1, 70, 0), (3, 530, 0), (11, 7, 9), (1, 1100, 600)] {
+                let spec = spec(group, 1, head_dim, window);
+                check(op, level, &Case::new(&mut rng, spec, tokens, start));
+            }
+        }
+    }
+    for (n_head, n_kv_head) in [(6, 3), (32, 4)] {
+        let spec = spec(n_head, n_kv_head, 64, 0);
+        check(op, level, &Case::new(&mut rng, spec, 40, 90));
+    }
+}
+
+/// Sequences of different lengths at once answer as each alone.
+fn batches(op: Op, level: Level) {
+    let mut rng = Rng::new(5);
+    let spec = spec(6, 2, 32, 0);
+    let shapes = [
+        (1, 0),
+        (1, 700),
+        (0, 3),
+        (70, 10),
+        (1, 63),
+        (5, 1100),
+        (33, 0),
+    ];
+    let cases = shapes.map(|(tokens, start)| Case::new(&mut rng, spec, tokens, start));
+    let alone = runtime(level, 1);
+    for threads in [1, 2, 3] {
+        let got = attend(&runtime(level, threads), &cases.each_ref(), op);
+        for (got, case) in got.iter().zip(&cases) {
+            assert_eq!(
+                bits(got),
+                bits(&case.run(&alone, op)),
+                "{op} {level} {}",
+                case.name()
+            );
+        }
+    }
+}
+
+/// A prompt at once, cut anywhere, and token by token.
+fn cuts(op: Op, level: Level) {
+    let mut rng = Rng::new(6);
+    let rt = runtime(level, 2);
+    for window in [0, 20] {
+        let spec = spec(4, 1, 64, window);
+        let whole = Case::new(&mut rng, spec, 90, 0);
+        let want = whole.run(&rt, op);
+        let (_, scale) = whole.reference(round(op));
+        for step in [1, 7, 41] {
+            let mut got = Vec::new();
+            for start in (0..whole.tokens).step_by(step) {
+                let tokens = step.min(whole.tokens - start);
+                let width = whole.width();
+                let part = Case {
+                    tokens,
+                    start,
+                    q: whole.q[start * width..][..tokens * width].to_vec(),
+                    k: whole.k.clone(),
+                    v: whole.v.clone(),
+                    ..whole
+                };
+                got.extend(part.run(&rt, op));
+            }
+            let what = format!("{op} {level} w{window} in steps of {step}");
+            assert_close(&what, &got, &want, &scale, tolerance(op));
+        }
+    }
+}
+
+/// Scores whose exponentials overflow by themselves, rising and falling along the keys.
+fn large_scores(op: Op, level: Level) {
+    let mut rng = Rng::new(7);
+    for direction in [1.0, -1.0] {
+        let spec = AttentionSpec {
+            scale: 1.0,
+            ..spec(8, 1, 64, 0)
+        };
+        let mut case = Case::new(&mut rng, spec, 9, 300);
+        for (at, k) in case.k.iter_mut().enumerate() {
+            let position = at / spec.head_dim % case.capacity;
+            *k = (*k + 1.0) * direction * position as f32 * 0.25;
+        }
+        for q in &mut case.q {
+            *q = q.abs() * 4.0;
+        }
+        assert!(case.largest_score() > 1e4);
+        check(op, level, &case);
+    }
+}
+
+/// Two keys of scores 0 and x, and values 0 and 1, make 2ˣ / (1 + 2ˣ): the exponential itself, over its range.
+fn exponential(op: Op, level: Level) {
+    let dim = 16;
+    let steps = 40_001;
+    let spec = AttentionSpec {
+        n_head: steps,
+        n_kv_head: 1,
+        head_dim: dim,
+        scale: std::f32::consts::LN_2,
+        window: None,
+    };
+    let mut q = vec![0.0; steps * dim];
+    let exponents: Vec<f32> = (0..steps)
+        .map(|i| -(i as f32) / 500.0)
+        .map(round(op))
+        .collect();
+    for (row, x) in q.chunks_mut(dim).zip(&exponents) {
+        row[0] = *x;
+    }
+    let mut k = vec![0.0; 2 * dim];
+    k[dim] = 1.0;
+    let mut v = vec![0.0; 2 * dim];
+    v[dim..].fill(1.0);
+    let case = Case {
+        spec,
+        tokens: 1,
+        start: 1,
+        capacity: 2,
+        q,
+        k,
+        v,
+    };
+    let got = case.run(&runtime(level, 2), op);
+    // 2⁻⁸ where the probability is rounded to bf16; the scale's own rounding, and the factor's, act on the exponent.
+    let tolerance = match op {
+        Op::AttentionF32 => 3e-7,
+        _ => 2.0_f64.powi(-8),
+    };
+    for (row, x) in got.chunks(dim).zip(exponents) {
+        let p = f64::from(x).exp2();
+        let want = p / (1.0 + p);
+        let error = (f64::from(row[0]) - want).abs() / want;
+        let allowed = tolerance + f64::from(x.abs()) * 2.0_f64.powi(-23);
+        assert!(error <= allowed, "{op} {level}: 2^{x} is off by {error:e}");
     }
 }
 

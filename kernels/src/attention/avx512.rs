@@ -1,0 +1,210 @@
+//! Vectors of sixteen words: f32, or pairs of bf16 where the CPU multiplies these.
+
+use std::arch::x86_64::*;
+
+use super::flash::{Block, Element, Staged};
+use super::tile::{EXP2, Simd, Tile, block};
+use crate::level::{Level, Tier};
+
+/// Proof of AVX-512 F, BW, DQ and VL, and with pairs of AVX-512 BF16.
+#[derive(Clone, Copy)]
+pub(super) struct Vectors<const PAIRS: bool>(());
+
+/// Multiplies f32.
+pub(super) type Avx512 = Vectors<false>;
+/// Multiplies pairs of bf16.
+pub(super) type Avx512Bf16 = Vectors<true>;
+
+impl<const PAIRS: bool> Vectors<PAIRS> {
+    pub(super) fn new(level: Level) -> Self {
+        let needed = if PAIRS {
+            Tier::Avx512Bf16
+        } else {
+            Tier::Avx512Vnni
+        };
+        assert!(level.tier() >= needed);
+        Self(())
+    }
+}
+
+macro_rules! value {
+    ($intrinsics:expr) => {
+        // SAFETY: a `Vectors` proves that the CPU has these instructions; they touch no memory.
+        unsafe { $intrinsics }
+    };
+}
+
+impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
+    type V = __m512;
+    type Mask = __mmask16;
+    const LANES: usize = 16;
+    const PAIRS: bool = PAIRS;
+    const MANY_REGISTERS: bool = true;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        value!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: __m512) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn spread<const G: usize>(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller promises G words.
+        unsafe {
+            match G {
+                1 => _mm512_castsi512_ps(_mm512_set1_epi32(from.cast::<i32>().read_unaligned())),
+                2 => _mm512_castsi512_ps(_mm512_set1_epi64(from.cast::<i64>().read_unaligned())),
+                4 => _mm512_broadcast_f32x4(_mm_loadu_ps(from)),
+                8 => _mm512_broadcast_f32x8(_mm256_loadu_ps(from)),
+                _ => _mm512_loadu_ps(from),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        value!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        value!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        value!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_sub(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        value!(_mm512_fmsub_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn mac(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        if PAIRS {
+            value!(_mm512_dpbf16_ps(acc, as_pairs(a), as_pairs(b)))
+        } else {
+            value!(_mm512_fmadd_ps(a, b, acc))
+        }
+    }
+
+    #[inline(always)]
+    fn halve(self, a: __m512, b: __m512) -> __m512 {
+        value!({
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+            _mm512_add_ps(
+                _mm512_permutex2var_ps(a, even, b),
+                _mm512_permutex2var_ps(a, odd, b),
+            )
+        })
+    }
+
+    #[inline(always)]
+    fn any_greater(self, a: __m512, b: __m512) -> bool {
+        value!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0)
+    }
+
+    #[inline(always)]
+    fn within(self, x: __m512, low: __m512, high: __m512) -> __mmask16 {
+        value!(_mm512_mask_cmp_ps_mask::<_CMP_LT_OQ>(
+            _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, low),
+            x,
+            high
+        ))
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __mmask16, yes: __m512, no: __m512) -> __m512 {
+        value!(_mm512_mask_blend_ps(mask, no, yes))
+    }
+
+    #[inline(always)]
+    fn exp2(self, x: __m512) -> __m512 {
+        value!({
+            const FLOOR: i32 = 0b1001;
+            let f = _mm512_reduce_ps::<FLOOR>(x);
+            let mut p = _mm512_set1_ps(EXP2[5]);
+            for c in EXP2[..5].iter().rev() {
+                p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(*c));
+            }
+            // Scales by 2 to the floor of x.
+            _mm512_scalef_ps(p, x)
+        })
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        value!({
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(!0xffff)))
+        })
+    }
+
+    #[inline(always)]
+    fn pair<const G: usize>(self, a: __m512, b: __m512) -> __m512 {
+        // Of the 2G keys' rows: key 2i of a row, then key 2i + 1 of it.
+        let order: [u16; 32] = std::array::from_fn(|at| {
+            let (rows, word) = (16 / G, at / 2);
+            ((word / rows * 2 + at % 2) * rows + word % rows) as u16
+        });
+        value!({
+            let order: __m512i = std::mem::transmute::<[u16; 32], __m512i>(order);
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(b, a));
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both))
+        })
+    }
+
+    #[inline(always)]
+    fn pair_of_ones(self) -> __m512 {
+        value!(_mm512_castsi512_ps(_mm512_set1_epi32(0x3f80_3f80)))
+    }
+
+    fn block<T: Element, const VECTORS: usize, const G: usize>(self, tile: &mut Tile) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn f32s<S: Simd, T: Element, const VECTORS: usize, const G: usize>(s: S, tile: &mut Tile) {
+            block::<S, T, VECTORS, G, 8>(s, tile);
+        }
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        fn pairs<S: Simd, T: Element, const VECTORS: usize, const G: usize>(s: S, tile: &mut Tile) {
+            block::<S, T, VECTORS, G, 8>(s, tile);
+        }
+        if PAIRS {
+            // SAFETY: a `Vectors` with pairs proves that the CPU has these features.
+            unsafe { pairs::<Self, T, VECTORS, G>(self, tile) }
+        } else {
+            // SAFETY: a `Vectors` proves that the CPU has these features.
+            unsafe { f32s::<Self, T, VECTORS, G>(self, tile) }
+        }
+    }
+
+    fn stage<T: Element>(self, block: Block<T>, buffer: &mut [f32]) -> Staged {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn enabled<T: Element>(block: Block<T>, pairs: bool, buffer: &mut [f32]) -> Staged {
+            T::stage(block, pairs, buffer)
+        }
+        // SAFETY: a `Vectors` proves that the CPU has these features.
+        unsafe { enabled(block, PAIRS, buffer) }
+    }
+}
+
+#[inline(always)]
+fn as_pairs(v: __m512) -> __m512bh {
+    // SAFETY: both are 64 bytes of any value.
+    unsafe { std::mem::transmute(v) }
+}
