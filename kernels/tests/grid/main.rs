@@ -5,6 +5,7 @@
 mod attention;
 mod common;
 mod elementwise;
+mod matmul;
 mod padded;
 mod rope;
 
@@ -13,7 +14,7 @@ use tokgate_kernels::Op;
 /// The test that covers an operation at all of its variants.
 fn covered(op: Op) -> fn(Op) {
     match op {
-        Op::MatmulF32 | Op::MatmulF16 | Op::MatmulBf16 | Op::MatmulQ8_0 => |_| {},
+        Op::MatmulF32 | Op::MatmulF16 | Op::MatmulBf16 | Op::MatmulQ8_0 => matmul::grid,
         Op::AttentionF32 | Op::AttentionBf16 => attention::grid,
         Op::MoeRoute | Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => |_| {},
         Op::RmsNorm => elementwise::test_rms_norm,

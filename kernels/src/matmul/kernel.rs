@@ -1,0 +1,79 @@
+//! What the variants of all element types have in common: the seam between scheduling and arithmetic.
+
+use super::Rows;
+use crate::runtime::Runtime;
+use crate::view::{MatRef, SharedMat, Weights};
+
+/// A variant for one element type. It is handed out only at levels that prove its instructions.
+///
+/// `m`, `n` and `k` are at least 1 in all calls.
+pub(super) trait Kernel: Sync {
+    /// How prepared activations lie for a product of `m` tokens of `k` elements: bytes for each token, and how many
+    /// tokens lie interleaved. Granules follow each other; the last one may have fewer tokens. `(0, 1)` prepares nothing.
+    fn prepared_layout(&self, m: usize, k: usize) -> (usize, usize);
+
+    /// Rounds and interleaves the tokens of `range`, whole granules, into `out`, which has their bytes exactly.
+    ///
+    /// Every byte that [`Self::multiply`] reads must be written: `out` has arbitrary contents. The operand starts at a
+    /// multiple of 64 bytes.
+    fn prepare(&self, tokens: &Tokens, range: std::ops::Range<usize>, out: &mut [u8]);
+
+    /// Rows of `w` that a task must have a multiple of (but for the end of `w`), and that it should have at most.
+    fn task_rows(&self, m: usize, k: usize) -> (usize, usize);
+
+    /// Writes columns `rows` of `y`, for all tokens. Tasks that run at one time have disjoint `rows`.
+    fn multiply(&self, rt: &Runtime, product: &Product, rows: Rows);
+}
+
+/// A product as its kernel sees it.
+pub(super) struct Product<'a> {
+    pub(super) tokens: &'a Tokens<'a>,
+    /// All that [`Kernel::prepare`] wrote for these tokens, aligned to 64 bytes.
+    pub(super) prepared: &'a [u8],
+    pub(super) w: Weights<'a>,
+    pub(super) y: SharedMat<'a, f32>,
+}
+
+/// The activations of a product: rows of a matrix, all or gathered.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    x: MatRef<'a, f32>,
+    rows: Option<&'a [u32]>,
+}
+
+impl<'a> Tokens<'a> {
+    /// # Panics
+    /// If one of `rows` is not a row of `x`.
+    pub(super) fn new(x: MatRef<'a, f32>, rows: Option<&'a [u32]>) -> Self {
+        if let Some(row) = rows.and_then(|rows| rows.iter().max()) {
+            assert!(
+                (*row as usize) < x.rows(),
+                "matmul: token {row} of {}",
+                x.rows()
+            );
+        }
+        Self { x, rows }
+    }
+
+    /// Tokens.
+    pub(super) fn len(&self) -> usize {
+        self.rows.map_or(self.x.rows(), <[u32]>::len)
+    }
+
+    /// Elements of a token.
+    pub(super) fn cols(&self) -> usize {
+        self.x.cols()
+    }
+
+    /// Token `i`.
+    pub(super) fn row(&self, i: usize) -> &'a [f32] {
+        self.x.row(self.rows.map_or(i, |rows| rows[i] as usize))
+    }
+
+    /// Whether both are the same tokens in the same place.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        let place = |x: &MatRef<f32>| (x.as_ptr(), x.rows(), x.cols(), x.stride());
+        let rows = |rows: Option<&[u32]>| rows.map(|rows| (rows.as_ptr(), rows.len()));
+        place(&self.x) == place(&other.x) && rows(self.rows) == rows(other.rows)
+    }
+}
