@@ -72,6 +72,18 @@ pub(super) fn add(x: &mut [f32], y: &[f32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
+pub(super) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
+    let s = _mm256_set1_ps(scale);
+    let (x, x_rest) = x.as_chunks_mut::<LANES>();
+    let (y, y_rest) = y.as_chunks::<LANES>();
+    for (x, y) in x.iter_mut().zip(y) {
+        store(x, _mm256_fmadd_ps(load(y), s, load(x)));
+    }
+    let rest = _mm256_fmadd_ps(load_part(y_rest), s, load_part(x_rest));
+    store_part(x_rest, rest);
+}
+
+#[target_feature(enable = "avx2,fma")]
 pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
     let (gate, gate_rest) = gate.as_chunks_mut::<LANES>();
     let (up, up_rest) = up.as_chunks::<LANES>();

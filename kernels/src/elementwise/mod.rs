@@ -217,16 +217,24 @@ fn add_kernel(rt: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
     }
 }
 
-/// `gate = silu(gate) · up` on slices of one length, which may cut rows anywhere.
-///
-/// Calling the result takes the instructions of the runtime's level.
-pub(crate) fn swiglu_kernel(rt: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
+fn swiglu_kernel(rt: &Runtime) -> unsafe fn(&mut [f32], &[f32]) {
     match Op::Swiglu.variant(rt.level()) {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::swiglu,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512Vnni => avx512::swiglu,
         _ => scalar::swiglu,
+    }
+}
+
+/// `x += y · scale`, whose call takes the instructions of the runtime's level.
+pub(crate) fn add_scaled_kernel(rt: &Runtime) -> unsafe fn(&mut [f32], &[f32], f32) {
+    match Op::Add.variant(rt.level()) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::add_scaled,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => avx512::add_scaled,
+        _ => scalar::add_scaled,
     }
 }
 

@@ -36,6 +36,13 @@ pub(super) fn add(x: &mut [f32], y: &[f32]) {
     }
 }
 
+/// `x += y · scale`.
+pub(super) fn add_scaled(x: &mut [f32], y: &[f32], scale: f32) {
+    for i in 0..x.len() {
+        x[i] += y[i] * scale;
+    }
+}
+
 /// `gate = silu(gate) · up`.
 pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
     for i in 0..gate.len() {

@@ -9,23 +9,42 @@
 //!           e[0..top_k] = the experts of the largest logits, largest first; of equal ones, the lower index first
 //!           w[j] = p[e[j]], divided by Σ_j p[e[j]] where renormalise
 //! moe_ffn   h[j] = silu(gate_e[j] · x) ⊙ (up_e[j] · x)
-//!           y = Σ_j w[j] · (down_e[j] · h[j])       in the order of j
+//!           y = Σ_j w[j] · (down_e[j] · h[j])       in ascending order of the experts e[j]
 //! ```
 //! A NaN logit loses against any other, so that experts are distinct and in bounds whatever comes in, and makes the
 //! token's weights NaN, so that the fault shows. A token whose logits are all −∞ has weights of 0.
 //!
-//! NUMERICS. Products round their inputs as [`matmul()`](crate::matmul) does for the experts' element type. The sum over
-//! a token's experts is in the order of j for any number of threads, so that results do not depend on it.
+//! NUMERICS. Products round their inputs as [`matmul()`](crate::matmul()) does for the experts' element type. The sum
+//! over a token's experts is in f32, in an order that depends on nothing but the token's experts: results are the same
+//! for any number of threads, and for a token alone or among others.
+//!
+//! WHY. Tokens are counting-sorted by expert, so that each expert's weights are read once, for all of its tokens; gate
+//! and up of all experts go to the threads as one list of products, so that many small ones keep all threads busy. A
+//! long prompt is cut between experts into groups whose intermediate rows fit the cache: written and read back from
+//! memory they would cost as much as a tenth of the products. Each token gathers its own rows in the end, so that
+//! nobody writes where others do.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
-use crate::elementwise::in_rows;
+use std::ops::Range;
+
+use crate::elementwise::{add_scaled_kernel, in_rows, swiglu};
 use crate::level::Tier;
+use crate::matmul::{Job, matmul_all};
+use crate::op::Op;
 use crate::runtime::Runtime;
 use crate::view::{MatMut, MatRef, Weights};
 
 /// Variants of the router.
-pub const VARIANTS_ROUTE: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_ROUTE: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
+
+/// Floats that a group's intermediate rows may take: 8 MiB, half of what a Zen 4 desktop or a slice of a server's
+/// last-level cache holds.
+const GROUP: usize = 2 << 20;
 
 /// Why a [`MoeSpec`] makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,13 +149,16 @@ pub fn route(rt: &Runtime, spec: &MoeSpec, logits: MatRef<f32>, routing: &mut Ro
     let mut experts = MatMut::new(&mut routing.experts, tokens, top_k).expect("just resized");
     let mut weights = MatMut::new(&mut routing.weights, tokens, top_k).expect("just resized");
     let (experts, weights) = (experts.shared(), weights.shared());
+    let kernel = route_kernel(rt);
     in_rows(rt, tokens, n_expert * top_k, |range| {
+        let mut keys = rt.scratch().take(n_expert.next_multiple_of(16));
         for t in range {
             // SAFETY: each row belongs to one range, and each range to one worker.
             let experts = unsafe { experts.tile(t, 0, top_k) };
             // SAFETY: as above.
             let weights = unsafe { weights.tile(t, 0, top_k) };
-            scalar::route(logits.row(t), spec.renormalise, experts, weights);
+            // SAFETY: the runtime's level proves the kernel's instructions.
+            unsafe { kernel(logits.row(t), spec.renormalise, &mut keys, experts, weights) };
         }
     });
     routing.counts.clear();
@@ -158,16 +180,176 @@ pub fn moe_ffn(
     experts: &Experts,
     mut y: MatMut<f32>,
 ) {
-    let (tokens, d, top_k) = (x.rows(), x.cols(), spec.top_k);
+    let (d, top_k) = (x.cols(), spec.top_k);
     let n_ff = check(spec, x, routing, experts, &y);
-    let y = y.shared();
-    rt.pool().for_each(tokens, |_, t| {
-        // SAFETY: each token is one task.
-        let y = unsafe { y.tile(t, 0, d) };
+    let pairs = routing.experts.len();
+    let mut tokens = rt.scratch().take::<u32>(pairs);
+    let mut places = rt.scratch().take::<u32>(pairs);
+    let mut weights = rt.scratch().take::<f32>(pairs);
+    let mut ends = rt.scratch().take::<u32>(spec.n_expert);
+    sort_by_expert(
+        routing,
+        top_k,
+        &mut ends,
+        &mut tokens,
+        &mut places,
+        &mut weights,
+    );
+
+    let mut first = 0;
+    while first < spec.n_expert {
+        let group = group(first, &ends, 2 * n_ff + d);
+        let start = start_of(first, &ends);
+        let here = start..ends[group.end - 1] as usize;
+        first = group.end;
+        if here.is_empty() {
+            continue;
+        }
+        let mut gate = rt.scratch().take::<f32>(here.len() * n_ff);
+        let mut up = rt.scratch().take::<f32>(here.len() * n_ff);
+        let mut out = rt.scratch().take::<f32>(here.len() * d);
+        let mut jobs = Vec::with_capacity(2 * group.len());
+        for (w, to) in [(&experts.gate, &mut gate), (&experts.up, &mut up)] {
+            let mut to = &mut to[..];
+            for e in group.clone() {
+                let rows = &tokens[start_of(e, &ends)..ends[e] as usize];
+                let y;
+                (y, to) = to.split_at_mut(rows.len() * n_ff);
+                if !rows.is_empty() {
+                    jobs.push(Job {
+                        x,
+                        rows: Some(rows),
+                        w: w.row_range(e * n_ff, (e + 1) * n_ff),
+                        y: MatMut::new(y, rows.len(), n_ff).expect("cut to size"),
+                    });
+                }
+            }
+        }
+        matmul_all(rt, &mut jobs);
+        drop(jobs);
+
+        let mut h = MatMut::new(&mut gate, here.len(), n_ff).expect("taken in this size");
+        let up = MatRef::new(&up, here.len(), n_ff).expect("taken in this size");
+        swiglu(rt, h.reborrow(), up);
+
+        let mut jobs = Vec::with_capacity(group.len());
+        let mut to = &mut out[..];
+        for e in group.clone() {
+            let rows = start_of(e, &ends)..ends[e] as usize;
+            let y;
+            (y, to) = to.split_at_mut(rows.len() * d);
+            if !rows.is_empty() {
+                jobs.push(Job {
+                    x: h.as_ref().row_range(rows.start - start, rows.end - start),
+                    rows: None,
+                    w: experts.down.row_range(e * d, (e + 1) * d),
+                    y: MatMut::new(y, rows.len(), d).expect("cut to size"),
+                });
+            }
+        }
+        matmul_all(rt, &mut jobs);
+        drop(jobs);
+
+        let out = MatRef::new(&out, here.len(), d).expect("taken in this size");
+        gather(rt, top_k, here, &places, &weights, out, &mut y);
+    }
+}
+
+/// Sorts pairs of a token and an expert by expert, then token: where each expert's pairs end, and each pair's token.
+///
+/// Each token's places in that order, ascending, and their weights come out too.
+fn sort_by_expert(
+    routing: &Routing,
+    top_k: usize,
+    ends: &mut [u32],
+    tokens: &mut [u32],
+    places: &mut [u32],
+    weights: &mut [f32],
+) {
+    let mut sum = 0;
+    for (end, count) in ends.iter_mut().zip(&routing.counts) {
+        *end = sum;
+        sum += count;
+    }
+    weights.copy_from_slice(&routing.weights);
+    for (t, experts) in routing.experts.chunks(top_k).enumerate() {
         let pairs = t * top_k..(t + 1) * top_k;
-        let (chosen, weights) = (&routing.experts[pairs.clone()], &routing.weights[pairs]);
-        scalar::ffn(x.row(t), n_ff, chosen, weights, experts, y);
+        let (places, weights) = (&mut places[pairs.clone()], &mut weights[pairs]);
+        for (j, e) in experts.iter().enumerate() {
+            // Each expert's end moves from its start to its end as its pairs come in.
+            let end = &mut ends[*e as usize];
+            tokens[*end as usize] = t as u32;
+            places[j] = *end;
+            *end += 1;
+            let mut at = j;
+            while at > 0 && places[at - 1] > places[at] {
+                places.swap(at - 1, at);
+                weights.swap(at - 1, at);
+                at -= 1;
+            }
+        }
+    }
+}
+
+/// Where the pairs of an expert start.
+fn start_of(expert: usize, ends: &[u32]) -> usize {
+    expert
+        .checked_sub(1)
+        .map_or(0, |before| ends[before] as usize)
+}
+
+/// The experts from `first` on whose pairs, at `floats` each, fit a group; at least one.
+fn group(first: usize, ends: &[u32], floats: usize) -> Range<usize> {
+    let start = start_of(first, ends);
+    let fits = |end: u32| (end as usize - start).saturating_mul(floats) <= GROUP;
+    let more = ends[first + 1..]
+        .iter()
+        .take_while(|end| fits(**end))
+        .count();
+    first..first + 1 + more
+}
+
+/// Adds to each token's row of `y` its rows of `out`, which holds the pairs at places `here`.
+fn gather(
+    rt: &Runtime,
+    top_k: usize,
+    here: Range<usize>,
+    places: &[u32],
+    weights: &[f32],
+    out: MatRef<f32>,
+    y: &mut MatMut<f32>,
+) {
+    let (n_tokens, d) = (y.rows(), y.cols());
+    let kernel = add_scaled_kernel(rt);
+    let y = y.shared();
+    in_rows(rt, n_tokens, top_k * d, |range| {
+        for t in range {
+            let pairs = t * top_k..(t + 1) * top_k;
+            let places = &places[pairs.clone()];
+            let from = places.partition_point(|place| (*place as usize) < here.start);
+            let to = places.partition_point(|place| (*place as usize) < here.end);
+            // SAFETY: each row belongs to one range, and each range to one worker.
+            let y = unsafe { y.tile(t, 0, d) };
+            if from == 0 && to > 0 {
+                y.fill(0.0);
+            }
+            for (place, weight) in places[from..to].iter().zip(&weights[pairs][from..to]) {
+                let row = out.row(*place as usize - here.start);
+                // SAFETY: the runtime's level proves the kernel's instructions.
+                unsafe { kernel(y, row, *weight) };
+            }
+        }
     });
+}
+
+fn route_kernel(rt: &Runtime) -> unsafe fn(&[f32], bool, &mut [i32], &mut [u32], &mut [f32]) {
+    match Op::MoeRoute.variant(rt.level()) {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::route,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni => avx512::route,
+        _ => scalar::route,
+    }
 }
 
 /// Checks that all belongs together, and returns `n_ff`.

@@ -6,6 +6,7 @@ mod attention;
 mod common;
 mod elementwise;
 mod matmul;
+mod moe;
 mod padded;
 mod rope;
 
@@ -16,7 +17,8 @@ fn covered(op: Op) -> fn(Op) {
     match op {
         Op::MatmulF32 | Op::MatmulF16 | Op::MatmulBf16 | Op::MatmulQ8_0 => matmul::grid,
         Op::AttentionF32 | Op::AttentionBf16 => attention::grid,
-        Op::MoeRoute | Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => |_| {},
+        Op::MoeRoute => moe::test_route,
+        Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => moe::test_ffn,
         Op::RmsNorm => elementwise::test_rms_norm,
         Op::Rope => rope::grid,
         Op::Swiglu => elementwise::test_swiglu,
