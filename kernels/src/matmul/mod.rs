@@ -27,6 +27,8 @@
 //! their activations share their rounding too. A call forks at most twice, once to prepare activations and once to
 //! multiply, and not at all where there is less to do than a fork costs.
 
+#[cfg(target_arch = "x86_64")]
+mod float;
 mod kernel;
 mod scalar;
 
@@ -40,11 +42,11 @@ use crate::view::{MatMut, MatRef, SharedMat, Weights};
 use kernel::{Kernel, Product, Tokens};
 
 /// Variants with f32 weights.
-pub const VARIANTS_F32: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_F32: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants with f16 weights.
-pub const VARIANTS_F16: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_F16: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants with bf16 weights.
-pub const VARIANTS_BF16: &[Tier] = &[Tier::Scalar];
+pub const VARIANTS_BF16: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni, Tier::Avx512Bf16];
 /// Variants with Q8_0 weights.
 pub const VARIANTS_Q8_0: &[Tier] = &[Tier::Scalar];
 
@@ -215,6 +217,10 @@ fn select(dtype: DType, level: Level, k: usize) -> &'static dyn Kernel {
         return &scalar::Scalar;
     }
     match (dtype, level.tier()) {
+        #[cfg(target_arch = "x86_64")]
+        (DType::F32 | DType::F16 | DType::Bf16, tier) if tier > Tier::Scalar => {
+            float::select(dtype, tier)
+        }
         (DType::F32 | DType::F16 | DType::Bf16 | DType::Q8_0, _) => &scalar::Scalar,
     }
 }

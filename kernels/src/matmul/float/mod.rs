@@ -1,0 +1,373 @@
+//! The variants with f32, f16 and bf16 weights.
+//!
+//! DEFINITION. As in [`super`], in one of two forms, by the number of tokens:
+//! - DOT, for few tokens: weight rows are read as they lie, four at a time, lanes along k, each element once for a
+//!   group of tokens.
+//! - TILE, for many: a panel of 16 or 32 weight rows is interleaved, lanes along n, one block of k at a time, and
+//!   multiplied with all tokens, whose values are broadcast from tiles that were interleaved once per call.
+//!
+//! NUMERICS. Lanes are partial sums over k in DOT, and blocks of k are summed one after the other in TILE, so that the
+//! order depends on the number of tokens. With the bf16 instructions, subnormal inputs and products count as zero.
+//!
+//! WHY. DOT is bound by memory: the rows that come next are prefetched as one sequential stream, although four are read
+//! side by side. TILE is bound by the multipliers: packing a panel costs as much as one or two tiles, so that it needs
+//! some tokens to pay. A panel and a tile's activations stay in L1 or close to it while the tokens stream past;
+//! [`TOKENS`] tokens of a block of k take half a megabyte and the partial sums of [`COLUMNS`] outputs a quarter, which
+//! stay in L2.
+
+mod avx2;
+mod avx512;
+mod avx512bf16;
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::Rows;
+use super::kernel::{Kernel, Product, Tokens};
+use crate::dtype::DType;
+use crate::level::Tier;
+use crate::runtime::Runtime;
+use crate::scratch::Plain;
+use crate::view::{MatRef, Weights};
+
+/// Up to so many tokens take the DOT form.
+const DOT_TOKENS: usize = 24;
+/// Weight rows that one call of a [`DotFn`] multiplies, at most.
+const DOT_ROWS: usize = 4;
+/// Bytes of weights of a DOT task, at most.
+const DOT_BYTES: usize = 1 << 20;
+/// Tokens that a panel is packed for, about.
+const TOKENS: usize = 528;
+/// Outputs of a TILE task, at most.
+const COLUMNS: usize = 128;
+/// Tokens of a tile, at most, in any variant.
+const MAX_TILE: usize = 12;
+/// Weight rows of a panel, at most, in any variant.
+const MAX_PANEL: usize = 32;
+
+/// The variant for float weights at a level's tier above scalar.
+pub(super) fn select(dtype: DType, tier: Tier) -> &'static dyn Kernel {
+    match (dtype, tier) {
+        (DType::F32, Tier::Scalar | Tier::Avx2) => &avx2::F32,
+        (DType::F32, Tier::Avx512Vnni | Tier::Avx512Bf16) => &avx512::F32,
+        (DType::F16, Tier::Scalar | Tier::Avx2) => &avx2::F16,
+        (DType::F16, Tier::Avx512Vnni | Tier::Avx512Bf16) => &avx512::F16,
+        (DType::Bf16, Tier::Scalar | Tier::Avx2) => &avx2::BF16,
+        (DType::Bf16, Tier::Avx512Vnni) => &avx512::BF16,
+        (DType::Bf16, Tier::Avx512Bf16) => &avx512bf16::BF16,
+        (DType::Q8_0, _) => unreachable!("no float weights"),
+    }
+}
+
+/// The machine code of a variant: `W` is the type of weights, `X` that of prepared activations and of panels.
+///
+/// All functions need the instructions of the variant's tier.
+struct Variant<W: 'static, X: 'static> {
+    /// Elements of a DOT step: prepared rows are padded with zeros to whole ones.
+    block: usize,
+    /// Prepares a row of activations for the DOT form.
+    prepare: unsafe fn(row: &[f32], out: &mut [X]),
+    /// By tokens − 1; the first of each is for one weight row, the second for [`DOT_ROWS`].
+    dots: &'static [[DotFn<W, X>; 2]],
+    /// Weight rows of a panel.
+    panel: usize,
+    /// Elements along k of a panel, at most; a multiple of 32.
+    depth: usize,
+    /// Neighbours along k that stay neighbours in panels and tiles: 2 where pairs are multiplied.
+    pair: usize,
+    /// Interleaves the activations of a tile: `[k / pair][tokens][pair]`, padded with zeros.
+    pack_x: unsafe fn(rows: &[&[f32]], out: &mut [X]),
+    /// Interleaves weight rows, as many as a panel has: `[k / pair][panel][pair]`, padded with zeros.
+    pack_w: unsafe fn(rows: &[&[W]], out: &mut [X]),
+    /// By tokens − 1.
+    tiles: &'static [TileFn<X>],
+}
+
+/// What a [`DotFn`] works on.
+struct Dot<'a, W, X> {
+    /// Elements of a row.
+    k: usize,
+    /// The first weight row, and elements from one to the next.
+    w: *const W,
+    w_stride: usize,
+    /// The prepared activations of each token.
+    x: &'a [*const X],
+    /// The first output of the first token, and elements from one token to the next.
+    y: *mut f32,
+    y_stride: usize,
+    /// Where the weights begin that will be read next.
+    next: *const W,
+}
+
+/// Writes the dot products of R weight rows with M tokens.
+///
+/// Needs, besides the instructions: R rows of `k` weights to read, M rows of whole blocks of activations, and R outputs
+/// of M tokens to write. `next` may be any address.
+type DotFn<W, X> = unsafe fn(&Dot<W, X>);
+
+/// What a [`TileFn`] works on.
+struct Tile<X> {
+    /// Steps: elements along k divided by those of a pair, rounded up.
+    steps: usize,
+    /// The panel and the tile's activations.
+    w: *const X,
+    x: *const X,
+    /// Sums over earlier blocks of k, `[tokens][panel]`: read unless this block is the first, written unless it is the
+    /// last.
+    partial: *mut f32,
+    first: bool,
+    last: bool,
+    /// The first output of the first token, elements from one token to the next, and outputs of a token.
+    y: *mut f32,
+    y_stride: usize,
+    cols: usize,
+    /// What will be packed next, and how many bytes of it to prefetch for every 16 steps.
+    next: *const u8,
+    next_step: usize,
+}
+
+/// Adds the products of a panel with M tokens.
+///
+/// Needs, besides the instructions: a panel and a tile of `steps`, `partial` as the flags say, and `cols` outputs of M
+/// tokens to write if `last`. `next` may be any address.
+type TileFn<X> = unsafe fn(&Tile<X>);
+
+/// Weights that a variant finds in a [`Product`].
+trait Weight: Copy + Sync + 'static {
+    fn of<'a>(w: &Weights<'a>) -> MatRef<'a, Self>;
+}
+
+impl Weight for f32 {
+    fn of<'a>(w: &Weights<'a>) -> MatRef<'a, Self> {
+        let Weights::F32(w) = w else {
+            unreachable!("variants are chosen by the weights' type")
+        };
+        *w
+    }
+}
+
+impl Weight for f16 {
+    fn of<'a>(w: &Weights<'a>) -> MatRef<'a, Self> {
+        let Weights::F16(w) = w else {
+            unreachable!("variants are chosen by the weights' type")
+        };
+        *w
+    }
+}
+
+impl Weight for bf16 {
+    fn of<'a>(w: &Weights<'a>) -> MatRef<'a, Self> {
+        let Weights::Bf16(w) = w else {
+            unreachable!("variants are chosen by the weights' type")
+        };
+        *w
+    }
+}
+
+impl<W: Weight, X: Plain + Sync> Kernel for Variant<W, X> {
+    fn prepared_layout(&self, m: usize, k: usize) -> (usize, usize) {
+        if m <= DOT_TOKENS {
+            (k.next_multiple_of(self.block) * size_of::<X>(), 1)
+        } else {
+            let bytes = k.next_multiple_of(self.pair) * size_of::<X>();
+            (bytes, self.tile_tokens(m))
+        }
+    }
+
+    fn prepare(&self, tokens: &Tokens, range: Range<usize>, out: &mut [u8]) {
+        let (bytes, granule) = self.prepared_layout(tokens.len(), tokens.cols());
+        let (out, elements) = (elements_mut::<X>(out), bytes / size_of::<X>());
+        for start in range.clone().step_by(granule) {
+            let len = granule.min(range.end - start);
+            let out = &mut out[(start - range.start) * elements..][..len * elements];
+            if tokens.len() <= DOT_TOKENS {
+                // SAFETY: the variant was chosen by a level that proves its instructions.
+                unsafe { (self.prepare)(tokens.row(start), out) };
+            } else {
+                let mut rows = [&[][..]; MAX_TILE];
+                for (i, row) in rows[..len].iter_mut().enumerate() {
+                    *row = tokens.row(start + i);
+                }
+                // SAFETY: as above.
+                unsafe { (self.pack_x)(&rows[..len], out) };
+            }
+        }
+    }
+
+    fn task_rows(&self, m: usize, k: usize) -> (usize, usize) {
+        if m <= DOT_TOKENS {
+            let rows = DOT_BYTES / (k * size_of::<W>());
+            (DOT_ROWS, rows.next_multiple_of(DOT_ROWS).max(DOT_ROWS))
+        } else {
+            (self.panel, COLUMNS)
+        }
+    }
+
+    fn multiply(&self, rt: &Runtime, product: &Product, rows: Rows) {
+        if product.tokens.len() <= DOT_TOKENS {
+            self.dot(product, rows);
+        } else {
+            self.tile(rt, product, rows);
+        }
+    }
+}
+
+impl<W: Weight, X: Plain + Sync> Variant<W, X> {
+    /// Tokens of each tile but the last one, such that all have about as many.
+    fn tile_tokens(&self, m: usize) -> usize {
+        m.div_ceil(m.div_ceil(self.tiles.len()))
+    }
+
+    fn dot(&self, product: &Product, rows: Rows) {
+        let (m, k) = (product.tokens.len(), product.tokens.cols());
+        let w = W::of(&product.w);
+        let x = elements::<X>(product.prepared);
+        let x_stride = k.next_multiple_of(self.block);
+        let groups = m.div_ceil(self.dots.len());
+        let (y, y_stride) = (product.y.as_mut_ptr(), product.y.stride());
+        assert!(product.y.rows() == m && rows.end <= product.y.cols());
+
+        let mut n = rows.start;
+        while n < rows.end {
+            let several = n + DOT_ROWS <= rows.end;
+            let next_n = n + if several { DOT_ROWS } else { 1 };
+            let last_row = w.row(next_n - 1);
+            let first_row = w.row(n);
+            assert!(first_row.len() == k && last_row.len() == k);
+            for group in 0..groups {
+                let tokens = crate::pool::share(m, 1, groups, group);
+                let mut of_token = [std::ptr::null(); MAX_TILE];
+                for (of_token, token) in of_token.iter_mut().zip(tokens.clone()) {
+                    *of_token = x[token * x_stride..][..x_stride].as_ptr();
+                }
+                // Only one pass over the weights comes from memory; a task does not read on into the next one's.
+                let fetch = group == 0 && next_n < rows.end;
+                let dot = self.dots[tokens.len() - 1][usize::from(several)];
+                // SAFETY: the level proves the instructions; the rows, tokens and outputs were checked above.
+                unsafe {
+                    dot(&Dot {
+                        k,
+                        w: first_row.as_ptr(),
+                        w_stride: w.stride(),
+                        x: &of_token[..tokens.len()],
+                        y: y.add(tokens.start * y_stride + n),
+                        y_stride,
+                        next: if fetch {
+                            w.row(next_n).as_ptr()
+                        } else {
+                            first_row.as_ptr()
+                        },
+                    });
+                }
+            }
+            n = next_n;
+        }
+    }
+
+    fn tile(&self, rt: &Runtime, product: &Product, rows: Rows) {
+        let (m, k) = (product.tokens.len(), product.tokens.cols());
+        let w = W::of(&product.w);
+        let x = elements::<X>(product.prepared);
+        let x_stride = k.next_multiple_of(self.pair);
+        let (y, y_stride) = (product.y.as_mut_ptr(), product.y.stride());
+        assert!(product.y.rows() == m && rows.end <= product.y.cols());
+
+        let tile_tokens = self.tile_tokens(m);
+        let chunk_tokens = m.div_ceil(m.div_ceil(TOKENS)).next_multiple_of(tile_tokens);
+        let panels = rows.len().div_ceil(self.panel);
+        let blocks = k.div_ceil(self.depth);
+        let depth = k.div_ceil(blocks).next_multiple_of(32);
+        let mut panel = rt.scratch().take::<X>(depth * self.panel);
+        let kept = if blocks > 1 {
+            panels * self.panel * chunk_tokens.min(m)
+        } else {
+            0
+        };
+        let mut partial = rt.scratch().take::<f32>(kept);
+
+        for chunk in (0..m).step_by(chunk_tokens) {
+            let chunk = chunk..m.min(chunk + chunk_tokens);
+            for at in (0..k).step_by(depth) {
+                let ks = at..k.min(at + depth);
+                let padded = ks.len().next_multiple_of(self.pair);
+                for p in 0..panels {
+                    let first_n = rows.start + p * self.panel;
+                    let cols = self.panel.min(rows.end - first_n);
+                    let mut of_panel = [&[][..]; MAX_PANEL];
+                    for (i, row) in of_panel[..self.panel].iter_mut().enumerate() {
+                        // Beyond the end any row will do: those outputs are not written.
+                        *row = &w.row(first_n + i.min(cols - 1))[ks.clone()];
+                    }
+                    let panel = &mut panel[..padded * self.panel];
+                    // SAFETY: the level proves the instructions.
+                    unsafe { (self.pack_w)(&of_panel[..self.panel], panel) };
+
+                    // What is packed next: the next panel of this block, else the first one of the next block.
+                    let (next_n, next_k) = if p + 1 < panels {
+                        (first_n + self.panel, ks.start)
+                    } else {
+                        (rows.start, ks.end)
+                    };
+                    for (t, start) in chunk.clone().step_by(tile_tokens).enumerate() {
+                        let tokens = tile_tokens.min(chunk.end - start);
+                        let x = &x[start * x_stride + at * tokens..][..padded * tokens];
+                        let fetch = t < self.panel && next_n + t < rows.end && next_k < k;
+                        let partial = if kept > 0 {
+                            let sums = (p * chunk.len() + start - chunk.start) * self.panel;
+                            partial[sums..][..tokens * self.panel].as_mut_ptr()
+                        } else {
+                            std::ptr::null_mut()
+                        };
+                        let args = Tile {
+                            steps: padded / self.pair,
+                            w: panel.as_ptr(),
+                            x: x.as_ptr(),
+                            partial,
+                            first: ks.start == 0,
+                            last: ks.end == k,
+                            // SAFETY: token and output lie within `y`.
+                            y: unsafe { y.add(start * y_stride + first_n) },
+                            y_stride,
+                            cols,
+                            next: if fetch {
+                                w.row(next_n + t)[next_k..].as_ptr().cast()
+                            } else {
+                                panel.as_ptr().cast()
+                            },
+                            next_step: if fetch {
+                                16 * self.pair * size_of::<W>()
+                            } else {
+                                0
+                            },
+                        };
+                        // SAFETY: the level proves the instructions; the slices above have the sizes it needs.
+                        unsafe { (self.tiles[tokens - 1])(&args) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Prepared bytes as what they are.
+fn elements<X: Plain>(bytes: &[u8]) -> &[X] {
+    // SAFETY: any bytes are elements of a plain type.
+    let (head, elements, tail) = unsafe { bytes.align_to::<X>() };
+    assert!(
+        head.is_empty() && tail.is_empty(),
+        "prepared bytes are aligned"
+    );
+    elements
+}
+
+/// As [`elements`], to write.
+fn elements_mut<X: Plain>(bytes: &mut [u8]) -> &mut [X] {
+    // SAFETY: any bytes are elements of a plain type, and the other way round.
+    let (head, elements, tail) = unsafe { bytes.align_to_mut::<X>() };
+    assert!(
+        head.is_empty() && tail.is_empty(),
+        "prepared bytes are aligned"
+    );
+    elements
+}
