@@ -41,6 +41,8 @@ pub struct Mapping {
 enum Bytes {
     Mapped(Mmap),
     Heap(Vec<u8>),
+    /// Words, and how many of their bytes count.
+    Words(Vec<f32>, usize),
 }
 
 impl Mapping {
@@ -77,6 +79,17 @@ impl Mapping {
     }
 }
 
+impl Mapping {
+    /// A copy that is aligned for any [`Element`].
+    pub fn aligned(unaligned: &[u8]) -> Self {
+        let mut words = vec![0_f32; unaligned.len().div_ceil(size_of::<f32>())];
+        bytes_mut(&mut words)[..unaligned.len()].copy_from_slice(unaligned);
+        Self {
+            bytes: Bytes::Words(words, unaligned.len()),
+        }
+    }
+}
+
 impl From<Vec<u8>> for Mapping {
     /// Bytes that are in memory already.
     fn from(bytes: Vec<u8>) -> Self {
@@ -93,6 +106,7 @@ impl Deref for Mapping {
         match &self.bytes {
             Bytes::Mapped(map) => map,
             Bytes::Heap(bytes) => bytes,
+            Bytes::Words(words, len) => &bytes(words)[..*len],
         }
     }
 }
@@ -136,6 +150,13 @@ pub fn elements<T: Element>(bytes: &[u8]) -> Option<&[T]> {
 pub fn bytes<T: Element>(elements: &[T]) -> &[u8] {
     // SAFETY: the slice covers exactly these bytes, and `Element` promises that none of them is padding.
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) }
+}
+
+fn bytes_mut<T: Element>(elements: &mut [T]) -> &mut [u8] {
+    // SAFETY: as in `bytes`; any bytes that are written are valid values again.
+    unsafe {
+        std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast::<u8>(), size_of_val(elements))
+    }
 }
 
 #[cfg(test)]

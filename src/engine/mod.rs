@@ -1,4 +1,8 @@
 //! A model on the kernels: its files, its sizes and its weights.
 
+pub mod config;
 pub mod gguf;
 pub mod mapping;
+pub mod model_file;
+pub mod safetensors;
+pub mod weights;

@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::{GgufError, Place, Problem};
-pub use split::{SplitError, open_split};
+pub use split::{Parts, SplitError};
 pub use types::GgmlType;
 pub use value::{Array, FromValue, Value, ValueType};
 pub use writer::{Layout, MetaValue, Writer};

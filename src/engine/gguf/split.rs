@@ -3,9 +3,10 @@
 //! The first file has all metadata; each has a tensor table and data of its own. Keys: `split.no` (from 0),
 //! `split.count`, `split.tensors.count` (over all files).
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::{Gguf, GgufError};
+use super::{Gguf, GgufError, TensorInfo};
 
 /// Why the parts of a model do not belong together.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +68,76 @@ pub enum SplitError {
         /// Tensors there are.
         found: u64,
     },
+    /// Two parts have a tensor of the same name.
+    #[error("two parts of {} have a tensor {name:?}", path.display())]
+    Duplicate {
+        /// The first part.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
 }
 
-/// Opens a model, and all its parts if it was split; the first one has the metadata.
-///
-/// # Errors
-/// [`SplitError`] if a part is missing, damaged or does not belong to the others.
-pub fn open_split(path: &Path) -> Result<Vec<Gguf>, SplitError> {
+/// The files of one model: as a rule a single one.
+#[derive(Debug)]
+pub struct Parts(Vec<Gguf>);
+
+impl Parts {
+    /// Opens a model, and all its parts if it was split.
+    ///
+    /// # Errors
+    /// [`SplitError`] if a part is missing, damaged or does not belong to the others.
+    pub fn open(path: &Path) -> Result<Self, SplitError> {
+        let parts = Self(open_parts(path)?);
+        let mut names = HashSet::new();
+        for (_, tensor) in parts.tensors() {
+            if !names.insert(tensor.name.as_str()) {
+                return Err(SplitError::Duplicate {
+                    path: path.to_owned(),
+                    name: tensor.name.clone(),
+                });
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The file that has the metadata.
+    pub fn first(&self) -> &Gguf {
+        &self.0[0]
+    }
+
+    /// All tensors, each with the file that holds it.
+    pub fn tensors(&self) -> impl Iterator<Item = (&Gguf, &TensorInfo)> {
+        self.0
+            .iter()
+            .flat_map(|part| part.tensors().iter().map(move |tensor| (part, tensor)))
+    }
+
+    /// The tensor of a name, with the file that holds it.
+    pub fn tensor(&self, name: &str) -> Option<(&Gguf, &TensorInfo)> {
+        self.0
+            .iter()
+            .find_map(|part| Some((part, part.tensor(name)?)))
+    }
+
+    /// The file that has the metadata, by itself.
+    pub fn into_first(mut self) -> Gguf {
+        self.0.swap_remove(0)
+    }
+
+    /// How many files there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl From<Gguf> for Parts {
+    fn from(whole: Gguf) -> Self {
+        Self(vec![whole])
+    }
+}
+
+fn open_parts(path: &Path) -> Result<Vec<Gguf>, SplitError> {
     let (first, number, count) = open_part(path)?;
     if count <= 1 {
         return Ok(vec![first]);

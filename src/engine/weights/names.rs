@@ -1,0 +1,172 @@
+//! What the tensors of a model are called in its file.
+
+use super::Component;
+
+/// Whose names a file uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// llama.cpp's.
+    Gguf,
+    /// transformers'.
+    Huggingface,
+}
+
+/// A tensor of the whole model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Global {
+    TokenEmbd,
+    OutputNorm,
+    Output,
+}
+
+/// A tensor of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Local {
+    AttnNorm,
+    Wq,
+    Wk,
+    Wv,
+    Wo,
+    Bq,
+    Bk,
+    Bv,
+    QNorm,
+    KNorm,
+    FfnNorm,
+    Gate,
+    Up,
+    Down,
+    Router,
+}
+
+impl Naming {
+    pub const fn global(self, tensor: Global) -> &'static str {
+        match (self, tensor) {
+            (Self::Gguf, Global::TokenEmbd) => "token_embd.weight",
+            (Self::Gguf, Global::OutputNorm) => "output_norm.weight",
+            (Self::Gguf, Global::Output) => "output.weight",
+            (Self::Huggingface, Global::TokenEmbd) => "model.embed_tokens.weight",
+            (Self::Huggingface, Global::OutputNorm) => "model.norm.weight",
+            (Self::Huggingface, Global::Output) => "lm_head.weight",
+        }
+    }
+
+    /// Names that the tensor of a layer may have, the usual one first.
+    pub fn local(self, layer: usize, tensor: Local) -> Vec<String> {
+        match self {
+            Self::Gguf => vec![format!("blk.{layer}.{}", gguf(tensor))],
+            Self::Huggingface => huggingface(tensor)
+                .iter()
+                .map(|name| format!("model.layers.{layer}.{name}"))
+                .collect(),
+        }
+    }
+
+    /// The name of a tensor that holds all experts of a layer.
+    pub fn stacked(self, layer: usize, tensor: Local) -> Option<String> {
+        match self {
+            Self::Gguf => Some(format!("blk.{layer}.ffn_{}_exps.weight", part(tensor))),
+            Self::Huggingface => None,
+        }
+    }
+
+    /// Names that the tensor of one expert may have, the usual one first.
+    pub fn expert(self, layer: usize, expert: usize, tensor: Local) -> Vec<String> {
+        match self {
+            // Mixtral files of 2023.
+            Self::Gguf => vec![format!("blk.{layer}.ffn_{}.{expert}.weight", part(tensor))],
+            Self::Huggingface => {
+                let mixtral = match tensor {
+                    Local::Gate => "w1",
+                    Local::Down => "w2",
+                    _ => "w3",
+                };
+                let part = part(tensor);
+                let layer = format!("model.layers.{layer}");
+                vec![
+                    format!("{layer}.mlp.experts.{expert}.{part}_proj.weight"),
+                    format!("{layer}.block_sparse_moe.experts.{expert}.{mixtral}.weight"),
+                ]
+            }
+        }
+    }
+
+    /// Whether a file may hold this tensor although nothing here reads it: it can be computed from the configuration.
+    pub fn is_redundant(self, name: &str) -> bool {
+        match self {
+            Self::Gguf => name.ends_with(".attn_rot_embd.weight"),
+            Self::Huggingface => name.ends_with(".rotary_emb.inv_freq"),
+        }
+    }
+}
+
+/// What a tensor of a GGUF file is for, by its name; `None` for one that no supported architecture has.
+pub fn component(name: &str) -> Option<Component> {
+    let Some(local) = name.strip_prefix("blk.") else {
+        return match name {
+            "token_embd.weight" => Some(Component::Embedding),
+            "output.weight" => Some(Component::Output),
+            "output_norm.weight" | "rope_freqs.weight" => Some(Component::Norms),
+            _ => None,
+        };
+    };
+    let (_, local) = local.split_once('.')?;
+    let (tensor, _) = local.rsplit_once('.')?;
+    match tensor {
+        "attn_norm" | "ffn_norm" | "attn_q_norm" | "attn_k_norm" => Some(Component::Norms),
+        "attn_q" | "attn_k" | "attn_v" | "attn_output" => Some(Component::Attention),
+        "ffn_gate" | "ffn_up" | "ffn_down" => Some(Component::FeedForward),
+        "ffn_gate_inp" => Some(Component::Router),
+        _ if tensor.ends_with("_exps") || tensor.starts_with("ffn_") => Some(Component::Experts),
+        _ => None,
+    }
+}
+
+const fn gguf(tensor: Local) -> &'static str {
+    match tensor {
+        Local::AttnNorm => "attn_norm.weight",
+        Local::Wq => "attn_q.weight",
+        Local::Wk => "attn_k.weight",
+        Local::Wv => "attn_v.weight",
+        Local::Wo => "attn_output.weight",
+        Local::Bq => "attn_q.bias",
+        Local::Bk => "attn_k.bias",
+        Local::Bv => "attn_v.bias",
+        Local::QNorm => "attn_q_norm.weight",
+        Local::KNorm => "attn_k_norm.weight",
+        Local::FfnNorm => "ffn_norm.weight",
+        Local::Gate => "ffn_gate.weight",
+        Local::Up => "ffn_up.weight",
+        Local::Down => "ffn_down.weight",
+        Local::Router => "ffn_gate_inp.weight",
+    }
+}
+
+const fn huggingface(tensor: Local) -> &'static [&'static str] {
+    match tensor {
+        Local::AttnNorm => &["input_layernorm.weight"],
+        Local::Wq => &["self_attn.q_proj.weight"],
+        Local::Wk => &["self_attn.k_proj.weight"],
+        Local::Wv => &["self_attn.v_proj.weight"],
+        Local::Wo => &["self_attn.o_proj.weight"],
+        Local::Bq => &["self_attn.q_proj.bias"],
+        Local::Bk => &["self_attn.k_proj.bias"],
+        Local::Bv => &["self_attn.v_proj.bias"],
+        Local::QNorm => &["self_attn.q_norm.weight"],
+        Local::KNorm => &["self_attn.k_norm.weight"],
+        Local::FfnNorm => &["post_attention_layernorm.weight"],
+        Local::Gate => &["mlp.gate_proj.weight"],
+        Local::Up => &["mlp.up_proj.weight"],
+        Local::Down => &["mlp.down_proj.weight"],
+        Local::Router => &["mlp.gate.weight", "block_sparse_moe.gate.weight"],
+    }
+}
+
+/// Which of the three matrices of a feed-forward.
+const fn part(tensor: Local) -> &'static str {
+    match tensor {
+        Local::Gate => "gate",
+        Local::Down => "down",
+        _ => "up",
+    }
+}
