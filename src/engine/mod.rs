@@ -5,4 +5,5 @@ pub mod gguf;
 pub mod mapping;
 pub mod model_file;
 pub mod safetensors;
+pub mod tokenizer;
 pub mod weights;
