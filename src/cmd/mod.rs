@@ -1,8 +1,10 @@
 //! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
 
+mod tokenize;
+
 use std::process::ExitCode;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 
 /// How a subcommand that did its work ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,5 +29,7 @@ impl From<Outcome> for ExitCode {
 /// # Errors
 /// Whatever kept the subcommand from doing its work, with the context a user needs to act on it (exit code 2).
 pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
-    match cli.command {}
+    match cli.command {
+        Command::Tokenize(args) => tokenize::run(&args),
+    }
 }

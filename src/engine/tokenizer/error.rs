@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::engine::gguf::GgufError;
+
 /// Why a vocabulary cannot be used, or a text or id list cannot be converted with it.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -111,6 +113,12 @@ pub enum TokenizerError {
     /// The `tokenizers` library failed on a text.
     #[error("the tokenizers library failed: {0}")]
     Library(String),
+    /// A GGUF file that cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A model folder without a tokenizer.
+    #[error("{0} has no tokenizer.json: put the model's there (a tokenizer.model is not read)")]
+    NoTokenizerJson(PathBuf),
     /// A file that cannot be read.
     #[error("{path}: {source}")]
     Io {

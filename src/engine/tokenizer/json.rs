@@ -43,6 +43,9 @@ pub(super) fn load(path: &Path) -> Result<(Vocab, JsonTokenizer), TokenizerError
         Some(folder) => folder.join("tokenizer.json"),
         None => path.to_owned(),
     };
+    if folder.is_some() && !file.exists() {
+        return Err(TokenizerError::NoTokenizerJson(path.to_owned()));
+    }
     let bytes = read(&file)?;
     let json: Value = serde_json::from_slice(&bytes).map_err(|e| refused(&e))?;
     check_merges(&json["model"])?;

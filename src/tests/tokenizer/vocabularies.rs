@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use serde_json::json;
-use shimmytok::GGUFValue;
+use tokgate::engine::gguf::Gguf;
 use tokgate::engine::tokenizer::{EncodeOptions, GgufVocab, TokenKind, Tokenizer, TokenizerError};
 
 use crate::texts::{INVALID, TEXTS};
@@ -46,61 +46,12 @@ fn file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("ggml-vocab-{name}.gguf"))
 }
 
-/// The metadata of a file, read by shimmytok, so that a fault in this engine's reader cannot hide one here.
-fn vocab(path: &Path) -> GgufVocab {
-    let shimmy = shimmytok::Tokenizer::from_gguf_file(path)
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let metadata = shimmy.metadata();
-    let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}"));
-    let array = |key| {
-        get(key).map(|value| match value {
-            GGUFValue::Array(values) => values,
-            other => panic!("{key} is {other:?}"),
-        })
-    };
-    let text = |value: &GGUFValue| match value {
-        GGUFValue::String(text) => text.clone(),
-        other => panic!("{other:?} is no string"),
-    };
-    let id = |key| {
-        get(key).map(|value| match value {
-            GGUFValue::U32(id) => *id,
-            other => panic!("{key} is {other:?}"),
-        })
-    };
-    let flag = |key| get(key).map(|value| matches!(value, GGUFValue::Bool(true)));
-    GgufVocab {
-        model: text(get("model").unwrap()),
-        pre: get("pre").map(text),
-        tokens: array("tokens").unwrap().iter().map(text).collect(),
-        scores: array("scores").map(|scores| {
-            let score = |value: &GGUFValue| match value {
-                GGUFValue::F32(score) => *score,
-                other => panic!("{other:?} is no score"),
-            };
-            scores.iter().map(score).collect()
-        }),
-        token_types: array("token_type").map(|kinds| {
-            let kind = |value: &GGUFValue| match value {
-                GGUFValue::I32(kind) => *kind,
-                other => panic!("{other:?} is no token type"),
-            };
-            kinds.iter().map(kind).collect()
-        }),
-        merges: array("merges").map(|merges| merges.iter().map(text).collect()),
-        bos: id("bos_token_id"),
-        eos: id("eos_token_id"),
-        eot: id("eot_token_id"),
-        eom: id("eom_token_id"),
-        unknown: id("unknown_token_id"),
-        add_bos: flag("add_bos_token"),
-        add_eos: flag("add_eos_token"),
-        add_space_prefix: flag("add_space_prefix"),
-    }
+fn vocab(folder: &Path, name: &str) -> GgufVocab {
+    GgufVocab::from_metadata(&Gguf::open(&file(folder, name)).unwrap()).unwrap()
 }
 
 fn tokenizer(folder: &Path, name: &str) -> Tokenizer {
-    Tokenizer::from_gguf(vocab(&file(folder, name))).unwrap()
+    Tokenizer::open(&file(folder, name)).unwrap()
 }
 
 #[test]
@@ -281,7 +232,7 @@ fn a_tokenizer_json_of_the_same_vocabulary_agrees() {
         ("llama-bpe", llama3.to_owned()),
         ("qwen2", llama3.replace("{1,3}", "")),
     ] {
-        let vocab = vocab(&file(&folder, name));
+        let vocab = vocab(&folder, name);
         let gguf = Tokenizer::from_gguf(vocab.clone()).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let json = byte_level_json(&vocab, &gguf, &regex, name == "llama-bpe");
