@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
 #[derive(Debug, Parser)]
@@ -14,28 +14,305 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// The command line of this process. `bench` also takes llama-bench's spellings with one dash (`-fa 1`, `-ub 512`).
+    pub fn of_process() -> Self {
+        Self::parse_from(llama_bench_spellings(std::env::args_os()))
+    }
+}
+
+/// llama-bench's options of several letters behind one dash, which clap would read as several options.
+const LLAMA_BENCH_OPTIONS: [&str; 6] = ["-fa", "-ub", "-pg", "-oe", "-ctk", "-ctv"];
+
+fn llama_bench_spellings(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut bench = false;
+    args.enumerate().map(move |(at, arg)| {
+        bench |= at == 1 && arg == "bench";
+        match arg.to_str() {
+            Some(option) if bench && LLAMA_BENCH_OPTIONS.contains(&option) => {
+                format!("-{option}").into()
+            }
+            _ => arg,
+        }
+    })
+}
+
 /// One subcommand; its arguments are defined here, its behaviour in the file of the same name under `cmd/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the token ids of a text, on one line.
-    Tokenize(TokenizeArgs),
+    /// Measure prompt processing and generation, as llama-bench does and in its formats.
+    Bench(BenchArgs),
+    /// Write the logits of given tokens.
+    Logits(LogitsArgs),
 }
 
-/// Arguments of `tokgate tokenize`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  tokgate tokenize -m model.gguf 'Hello, world'
-  tokgate tokenize -m model.gguf --special '<|im_start|>user'
-  tokgate tokenize -m folder/tokenizer.json - < text.txt")]
-pub struct TokenizeArgs {
-    /// GGUF file (a vocabulary is enough), tokenizer.json, or a model folder that has one.
+/// Which model, and how it is to be held.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// GGUF file, or a folder with config.json and safetensors.
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Add the beginning and end tokens that the model wants, and take special tokens in the text as such.
+
+    /// Convert the matrices at load; without it they are used as the file has them.
+    #[arg(long, value_enum)]
+    pub dtype: Option<WeightType>,
+}
+
+/// What runs the kernels.
+#[derive(Clone, Debug, Args)]
+pub struct RuntimeArgs {
+    /// Threads [default: all cores].
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Pin each thread to a core.
     #[arg(long)]
-    pub special: bool,
-    /// The text, any bytes; `-` reads it from standard input. Put `--` before a text that begins with a dash.
-    #[arg(value_name = "TEXT")]
-    pub text: OsString,
+    pub pin: bool,
+
+    /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's highest].
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<String>,
+}
+
+/// Element type to convert weights to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightType {
+    /// Blocks of 32 int8 with an f16 scale.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// bfloat16.
+    Bf16,
+    /// binary32.
+    F32,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvType {
+    /// bfloat16.
+    Bf16,
+    /// binary32.
+    F32,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Lists are separated by commas; every combination is measured.\n\nExample:\n  tokgate bench -m qwen3-0.6b.gguf -p 512 -n 128 -t 1,2 -r 5 -o json"
+)]
+pub struct BenchArgs {
+    /// GGUF files, or folders with config.json and safetensors.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub model: Vec<PathBuf>,
+
+    /// Convert the matrices at load; without it they are used as the file has them.
+    #[arg(long, value_enum)]
+    pub dtype: Option<WeightType>,
+
+    /// Prompt tokens; 0 for no such test.
+    #[arg(
+        short = 'p',
+        long,
+        value_delimiter = ',',
+        default_value = "512",
+        value_name = "N"
+    )]
+    pub n_prompt: Vec<usize>,
+
+    /// Generated tokens; 0 for no such test.
+    #[arg(
+        short = 'n',
+        long,
+        value_delimiter = ',',
+        default_value = "128",
+        value_name = "N"
+    )]
+    pub n_gen: Vec<usize>,
+
+    /// A prompt and then generated tokens, in one test; may be given several times.
+    #[arg(long = "pg", value_name = "PP,TG", value_parser = pair)]
+    pub prompt_gen: Vec<(usize, usize)>,
+
+    /// Tokens in the KV cache before each test.
+    #[arg(
+        short = 'd',
+        long,
+        value_delimiter = ',',
+        default_value = "0",
+        value_name = "N"
+    )]
+    pub n_depth: Vec<usize>,
+
+    /// Threads [default: all cores].
+    #[arg(short, long, value_delimiter = ',', value_name = "N")]
+    pub threads: Vec<usize>,
+
+    /// Repetitions of each test.
+    #[arg(short, long, default_value_t = 5, value_name = "N", value_parser = positive)]
+    pub repetitions: usize,
+
+    /// Output on standard output.
+    #[arg(short, long, value_enum, default_value = "md")]
+    pub output: BenchFormat,
+
+    /// Output on standard error as well, in this format.
+    #[arg(long = "oe", alias = "output-err", value_enum, value_name = "FORMAT")]
+    pub output_err: Option<BenchFormat>,
+
+    /// Prompt tokens processed in one pass.
+    #[arg(short = 'u', long = "ubatch-size", alias = "ub", value_delimiter = ',', default_value = "512", value_name = "N", value_parser = positive)]
+    pub ubatch: Vec<usize>,
+
+    /// Prompt tokens submitted at a time; told in the results, and an upper limit to --ubatch-size.
+    #[arg(short = 'b', long, default_value_t = 2048, value_name = "N", value_parser = positive)]
+    pub batch_size: usize,
+
+    /// Element type of the keys in the KV cache.
+    #[arg(
+        long = "cache-type-k",
+        alias = "ctk",
+        value_enum,
+        default_value = "bf16"
+    )]
+    pub type_k: KvType,
+
+    /// Element type of the values in the KV cache; must be that of the keys.
+    #[arg(long = "cache-type-v", alias = "ctv", value_enum)]
+    pub type_v: Option<KvType>,
+
+    /// Attention is always computed in tiles, without a matrix of scores: only 1 is possible.
+    #[arg(
+        long = "flash-attn",
+        alias = "fa",
+        default_value = "1",
+        value_name = "0|1",
+        hide_possible_values = true
+    )]
+    pub flash_attn: FlashAttn,
+
+    /// Leave out the warm-up run before each test.
+    #[arg(long)]
+    pub no_warmup: bool,
+
+    /// Seed of the random tokens.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Pin each thread to a core.
+    #[arg(long)]
+    pub pin: bool,
+
+    /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's highest].
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<String>,
+}
+
+/// Output format of `bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    /// Markdown table.
+    Md,
+    /// JSON array.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+    /// Comma-separated values.
+    Csv,
+}
+
+/// Whether attention is computed in tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FlashAttn {
+    /// In tiles.
+    #[value(name = "1", aliases = ["on", "auto"])]
+    On,
+    /// With a matrix of scores.
+    #[value(name = "0", alias = "off")]
+    Off,
+}
+
+/// Arguments of `logits`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "OUT holds little-endian f32, one row of the vocabulary's size for each token.\n\nExample:\n  tokgate logits -m tiny.gguf --tokens 1,2,3 -o out.f32"
+)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub model: ModelArgs,
+
+    /// Token ids, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "IDS")]
+    pub tokens: Vec<u32>,
+
+    /// File to write.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+
+    /// Prompt tokens processed in one pass.
+    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
+    pub ubatch_size: usize,
+
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub kv: KvType,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub runtime: RuntimeArgs,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn pair(text: &str) -> Result<(usize, usize), String> {
+    let (prompt, generated) = text
+        .split_once(',')
+        .ok_or("must be two numbers, for example 512,128")?;
+    let number = |text: &str| {
+        text.trim()
+            .parse()
+            .map_err(|error| format!("'{text}': {error}"))
+    };
+    Ok((number(prompt)?, number(generated)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_takes_llama_benchs_spellings() {
+        let line = "tokgate bench -m a,b -ub 64 -fa 1 -pg 8,2 -ctk f32 -oe md -t 1,2";
+        let args = llama_bench_spellings(line.split(' ').map(OsString::from));
+        let Command::Bench(args) = Cli::try_parse_from(args).unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!((args.ubatch, args.prompt_gen), (vec![64], vec![(8, 2)]));
+        assert_eq!((args.type_k, args.threads), (KvType::F32, vec![1, 2]));
+        assert_eq!((args.model.len(), args.flash_attn), (2, FlashAttn::On));
+    }
 }

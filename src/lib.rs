@@ -16,3 +16,4 @@ pub mod judge;
 pub mod probe;
 pub mod record;
 pub mod render;
+pub mod throughput;

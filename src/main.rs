@@ -3,10 +3,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = tokgate::cli::Cli::parse();
+    let cli = tokgate::cli::Cli::of_process();
     match tokgate::cmd::run(cli) {
         Ok(outcome) => outcome.into(),
         Err(error) => {

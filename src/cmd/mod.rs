@@ -1,6 +1,9 @@
 //! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
 
-mod tokenize;
+mod bench;
+mod logits;
+mod model;
+mod runtime;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,7 @@ impl From<Outcome> for ExitCode {
 /// Whatever kept the subcommand from doing its work, with the context a user needs to act on it (exit code 2).
 pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
-        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Logits(args) => logits::run(&args),
     }
 }

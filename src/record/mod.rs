@@ -4,6 +4,7 @@
 //! set of them with the [`Provenance`] of every run. [`store`] keeps records as baselines, and adapters read what
 //! criterion and callgrind leave behind.
 
+pub mod llama_bench;
 pub mod store;
 
 mod files;

@@ -1,1 +1,2 @@
 //! render
+pub mod llama_bench;

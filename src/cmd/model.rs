@@ -1,0 +1,81 @@
+//! Loading a model for a subcommand.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokgate_kernels::DType;
+
+use crate::cli::{KvType, WeightType};
+use crate::engine::forward::Model;
+use crate::engine::model_file::{ModelFile, VocabularySource};
+use crate::engine::weights::{Ffn, LoadOptions};
+
+/// A model and where it came from.
+pub struct Loaded {
+    /// Ready to run.
+    pub model: Model,
+    /// As the user named it.
+    pub path: PathBuf,
+    vocabulary: VocabularySource,
+}
+
+/// Loads a model, converting its matrices if `dtype` says so.
+///
+/// # Errors
+/// If the files are no model that the engine can run; the message names the place.
+pub fn load(path: &Path, dtype: Option<WeightType>) -> anyhow::Result<Loaded> {
+    let dtype = dtype.map(|dtype| match dtype {
+        WeightType::Q8_0 => DType::Q8_0,
+        WeightType::Bf16 => DType::Bf16,
+        WeightType::F32 => DType::F32,
+    });
+    let options = LoadOptions {
+        dtype,
+        ..LoadOptions::default()
+    };
+    let ModelFile {
+        config,
+        weights,
+        vocabulary,
+    } = ModelFile::open(path, options)?;
+    let model = Model::new(config, weights).with_context(|| path.display().to_string())?;
+    Ok(Loaded {
+        model,
+        path: path.to_owned(),
+        vocabulary,
+    })
+}
+
+/// The KV cache's element type.
+pub fn kv(kv: KvType) -> DType {
+    match kv {
+        KvType::Bf16 => DType::Bf16,
+        KvType::F32 => DType::F32,
+    }
+}
+
+impl Loaded {
+    /// Parameters.
+    pub fn params(&self) -> u64 {
+        self.model.weights().total().elements
+    }
+
+    /// Bytes of the weights in memory.
+    pub fn bytes(&self) -> u64 {
+        self.model.weights().total().bytes
+    }
+
+    /// Family, size and type of the matrices, as llama-bench has them: `qwen3 0.6B Q8_0`.
+    pub fn model_type(&self) -> String {
+        let layer = self.model.weights().layers.first();
+        let dtype = layer.map_or(DType::F32, |layer| match &layer.ffn {
+            Ffn::Dense { gate, .. } | Ffn::Moe { gate, .. } => gate.dtype(),
+        });
+        let billions = self.params() as f64 / 1e9;
+        let dtype = dtype.name().to_uppercase();
+        format!(
+            "{} {billions:.1}B {dtype}",
+            self.model.config().architecture
+        )
+    }
+}

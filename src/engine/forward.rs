@@ -1,0 +1,536 @@
+//! The forward pass: tokens in, logits out.
+//!
+//! One pass takes any number of [`Chunk`]s, each the next tokens of a sequence of its own. Their rows are stacked, so
+//! that every weight is read once a pass, however many sequences there are; attention alone looks at each by itself.
+//! A prompt may be cut into chunks anywhere: the logits do not depend on where, beyond the order of additions.
+
+use std::num::NonZero;
+
+use tokgate_kernels::{
+    AttentionSpec, Buffer, Experts, Job, MatMut, MatRef, MoeError, MoeSpec, Rope, RopeAngles,
+    RopeError, Routing, Runtime, Segment, Weights, add_bias, add_rms_norm, attention, matmul,
+    matmul_all, moe_ffn, rms_norm, rms_norm_in_place, rope, route, store_kv, swiglu,
+};
+
+use crate::engine::config::ModelConfig;
+use crate::engine::kv_cache::KvCache;
+use crate::engine::weights::{Ffn, LayerWeights, ModelWeights, Tensor};
+
+/// Why a pass did not run. Nothing was written to any cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// A token that the model does not have.
+    #[error("token {token} is not in the vocabulary of {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Tokens of the model.
+        vocab: usize,
+    },
+    /// A cache is too small for the tokens.
+    #[error(
+        "{tokens} more tokens do not fit a context of {capacity} of which {len} are used; use a larger context"
+    )]
+    Context {
+        /// Tokens of the chunk.
+        tokens: usize,
+        /// Positions in use.
+        len: usize,
+        /// Positions of the cache.
+        capacity: usize,
+    },
+}
+
+/// Which rows of a chunk are to have logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitRows {
+    /// None: the chunk is not the prompt's last.
+    None,
+    /// The last token's.
+    Last,
+    /// Every token's.
+    All,
+}
+
+/// The next tokens of one sequence.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// Tokens; they take the positions from `cache.len()` on.
+    pub tokens: &'a [u32],
+    /// The sequence's keys and values so far.
+    pub cache: &'a mut KvCache,
+    /// Rows that are to have logits.
+    pub logits: LogitRows,
+}
+
+/// What passes did: the honest numerator of every rate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Multiply–accumulates: Σ m·k·n over the matmuls that ran, and two per element of each visible (query, key) pair.
+    pub macs: u64,
+    /// Bytes of weights and of keys and values read, each counted once a pass; of experts, only those that were hit.
+    pub bytes: u64,
+    /// Tokens sent to each expert, `[layer][expert]`; empty for a dense model.
+    pub experts: Vec<u64>,
+}
+
+/// A model ready to run: its sizes, its weights, and what is derived from them.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    weights: ModelWeights,
+    rope: Rope,
+    attention: AttentionSpec,
+    /// `None` for a dense model.
+    moe: Option<MoeSpec>,
+}
+
+/// Why sizes and weights do not make a model.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum BuildError {
+    /// The rotary embedding's parameters make no sense.
+    #[error(transparent)]
+    Rope(#[from] RopeError),
+    /// The router's parameters make no sense.
+    #[error(transparent)]
+    Moe(#[from] MoeError),
+}
+
+impl Model {
+    /// Joins sizes and weights, which were checked against each other when they were loaded.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the parameters of the rotary embedding or of the router make no sense.
+    pub fn new(config: ModelConfig, weights: ModelWeights) -> Result<Self, BuildError> {
+        let rope = Rope::new(&config.rope_spec(weights.rope_freqs.as_deref()))?;
+        let attention = AttentionSpec {
+            n_head: config.n_head,
+            n_kv_head: config.n_kv_head,
+            head_dim: config.head_dim,
+            scale: 1.0 / (config.head_dim as f32).sqrt(),
+            window: config.sliding_window.and_then(NonZero::new),
+        };
+        let (n_expert, used) = (config.n_expert, config.n_expert_used);
+        let moe = config
+            .is_moe()
+            .then(|| MoeSpec::new(n_expert, used, config.norm_topk_prob));
+        Ok(Self {
+            rope,
+            attention,
+            moe: moe.transpose()?,
+            config,
+            weights,
+        })
+    }
+
+    /// Sizes and parameters.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Weights.
+    pub fn weights(&self) -> &ModelWeights {
+        &self.weights
+    }
+
+    /// Runs all chunks through the model.
+    ///
+    /// `logits` becomes `[rows, n_vocab]`, the rows in the chunks' order; `work` is added to.
+    ///
+    /// # Errors
+    /// [`ForwardError`] if a token or the room in a cache is off; then nothing ran.
+    pub fn forward(
+        &self,
+        rt: &Runtime,
+        chunks: &mut [Chunk<'_>],
+        logits: &mut Vec<f32>,
+        work: &mut Work,
+    ) -> Result<(), ForwardError> {
+        self.check(chunks)?;
+        logits.clear();
+        Pass::new(self, rt, chunks, work).run(chunks, logits);
+        for chunk in chunks {
+            chunk.cache.advance(chunk.tokens.len());
+        }
+        Ok(())
+    }
+
+    fn check(&self, chunks: &[Chunk<'_>]) -> Result<(), ForwardError> {
+        let vocab = self.config.n_vocab;
+        for chunk in chunks {
+            let (len, capacity) = (chunk.cache.len(), chunk.cache.capacity());
+            if chunk.tokens.len() > capacity - len {
+                return Err(ForwardError::Context {
+                    tokens: chunk.tokens.len(),
+                    len,
+                    capacity,
+                });
+            }
+            if let Some(&token) = chunk.tokens.iter().find(|token| **token as usize >= vocab) {
+                return Err(ForwardError::Token { token, vocab });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One pass: the operands that its steps share.
+struct Pass<'a> {
+    model: &'a Model,
+    rt: &'a Runtime,
+    work: &'a mut Work,
+    /// Rows of all chunks.
+    rows: usize,
+    /// Rows that are to have logits, ascending.
+    wanted: Vec<usize>,
+    /// Experts of the tokens in the layer at hand.
+    routing: Routing,
+}
+
+impl<'a> Pass<'a> {
+    fn new(model: &'a Model, rt: &'a Runtime, chunks: &[Chunk<'_>], work: &'a mut Work) -> Self {
+        let mut rows = 0;
+        let mut wanted = Vec::new();
+        for chunk in chunks {
+            let end = rows + chunk.tokens.len();
+            match chunk.logits {
+                LogitRows::None => {}
+                LogitRows::Last => wanted.extend((rows..end).last()),
+                LogitRows::All => wanted.extend(rows..end),
+            }
+            rows = end;
+        }
+        let config = &model.config;
+        work.experts.resize(config.n_layer * config.n_expert, 0);
+        Self {
+            model,
+            rt,
+            work,
+            rows,
+            wanted,
+            routing: Routing::default(),
+        }
+    }
+
+    fn run(&mut self, chunks: &mut [Chunk<'_>], logits: &mut Vec<f32>) {
+        let Model {
+            config,
+            weights,
+            rope,
+            moe,
+            ..
+        } = self.model;
+        if self.rows == 0 {
+            return;
+        }
+        let d = config.n_embd;
+        let mut x = self.take(self.rows * d);
+        let mut normed = self.take(self.rows * d);
+        // What the last block computed and nobody has added to `x` yet: the addition is fused with the next norm.
+        let mut delta = self.take(self.rows * d);
+        self.embed(chunks, &mut x);
+        let positions: Vec<u32> = chunks
+            .iter()
+            .flat_map(|chunk| (chunk.cache.len()..).take(chunk.tokens.len()))
+            .map(|position| u32::try_from(position).unwrap_or(u32::MAX))
+            .collect();
+        let angles = rope.angles(&positions);
+
+        for (index, layer) in weights.layers.iter().enumerate() {
+            let eps = config.rms_eps;
+            if index == 0 {
+                rms_norm(
+                    self.rt,
+                    view(&x, self.rows, d),
+                    &layer.attn_norm,
+                    eps,
+                    view_mut(&mut normed, self.rows, d),
+                );
+            } else {
+                self.add_norm(&mut x, &delta, &layer.attn_norm, &mut normed);
+            }
+            let last = index + 1 == weights.layers.len();
+            let Some(mut heads) = self.attend(chunks, index, layer, &angles, &normed, last) else {
+                return;
+            };
+            if last {
+                // From here on only the rows whose logits are wanted matter.
+                compact(&mut x, &self.wanted, d);
+                compact(&mut heads, &self.wanted, config.n_head * config.head_dim);
+                self.rows = self.wanted.len();
+            }
+            self.matmul(&heads, &layer.wo, &mut delta);
+            drop(heads);
+            self.add_norm(&mut x, &delta, &layer.ffn_norm, &mut normed);
+            match &layer.ffn {
+                Ffn::Dense { gate, up, down } => self.dense(gate, up, down, &normed, &mut delta),
+                Ffn::Moe {
+                    router,
+                    gate,
+                    up,
+                    down,
+                } => {
+                    let experts = Experts {
+                        gate: gate.view(),
+                        up: up.view(),
+                        down: down.view(),
+                    };
+                    let spec = moe.as_ref().expect("a config of experts came with them");
+                    self.experts(spec, index, router, &experts, &normed, &mut delta);
+                }
+            }
+        }
+        self.add_norm(&mut x, &delta, &weights.output_norm, &mut normed);
+        logits.resize(self.rows * config.n_vocab, 0.0);
+        self.matmul(&normed, &weights.output, logits);
+    }
+}
+
+impl<'a> Pass<'a> {
+    fn take(&self, len: usize) -> Buffer<'a, f32> {
+        self.rt.scratch().take(len)
+    }
+
+    fn embed(&mut self, chunks: &[Chunk<'_>], x: &mut [f32]) {
+        let table = self.model.weights.token_embd.view();
+        let d = self.model.config.n_embd;
+        let tokens = chunks.iter().flat_map(|chunk| chunk.tokens);
+        for (row, token) in x.chunks_exact_mut(d).zip(tokens) {
+            table.widen_row(*token as usize, row);
+        }
+    }
+
+    /// `x += delta; normed = norm(x)`.
+    fn add_norm(&self, x: &mut [f32], delta: &[f32], weight: &[f32], normed: &mut [f32]) {
+        let (rows, d, eps) = (
+            self.rows,
+            self.model.config.n_embd,
+            self.model.config.rms_eps,
+        );
+        let (x, normed) = (view_mut(x, rows, d), view_mut(normed, rows, d));
+        add_rms_norm(self.rt, x, view(delta, rows, d), weight, eps, normed);
+    }
+
+    /// `y = x · wᵀ`.
+    fn matmul(&mut self, x: &[f32], w: &Tensor, y: &mut [f32]) {
+        let w = w.view();
+        let y = view_mut(y, self.rows, w.rows());
+        matmul(self.rt, view(x, self.rows, w.cols()), w, y);
+        self.tally(w);
+    }
+
+    fn tally(&mut self, w: Weights<'_>) {
+        let elements = (w.rows() * w.cols()) as u64;
+        self.work.macs += self.rows as u64 * elements;
+        self.work.bytes += bytes(w);
+    }
+
+    /// Queries, keys and values of a layer, stored and attended to; `None` if nobody needs the outcome.
+    fn attend(
+        &mut self,
+        chunks: &mut [Chunk<'_>],
+        index: usize,
+        layer: &LayerWeights,
+        angles: &RopeAngles,
+        normed: &[f32],
+        last: bool,
+    ) -> Option<Buffer<'a, f32>> {
+        let config = &self.model.config;
+        let (rows, head_dim) = (self.rows, config.head_dim);
+        let (n_q, n_kv) = (config.n_head * head_dim, config.n_kv_head * head_dim);
+        let (mut q, mut k, mut v) = (
+            self.take(rows * n_q),
+            self.take(rows * n_kv),
+            self.take(rows * n_kv),
+        );
+        let x = view(normed, rows, config.n_embd);
+        let projections = [&layer.wq, &layer.wk, &layer.wv].map(Tensor::view);
+        let outputs = [(&mut q, n_q), (&mut k, n_kv), (&mut v, n_kv)];
+        let mut jobs: Vec<Job<'_>> = projections
+            .into_iter()
+            .zip(outputs)
+            .map(|(w, (y, n))| Job {
+                x,
+                rows: None,
+                w,
+                y: view_mut(y, rows, n),
+            })
+            .collect();
+        matmul_all(self.rt, &mut jobs);
+        drop(jobs);
+        projections.into_iter().for_each(|w| self.tally(w));
+
+        for (y, n, bias) in [
+            (&mut q, n_q, &layer.bq),
+            (&mut k, n_kv, &layer.bk),
+            (&mut v, n_kv, &layer.bv),
+        ] {
+            if let Some(bias) = bias {
+                add_bias(self.rt, view_mut(y, rows, n), bias);
+            }
+        }
+        for (y, n, norm) in [(&mut q, n_q, &layer.q_norm), (&mut k, n_kv, &layer.k_norm)] {
+            if let Some(weight) = norm {
+                let heads = view_mut(y, rows * n / head_dim, head_dim);
+                rms_norm_in_place(self.rt, heads, weight, config.rms_eps);
+            }
+            rope(
+                self.rt,
+                &self.model.rope,
+                angles,
+                head_dim,
+                view_mut(y, rows, n),
+            );
+        }
+
+        let spec = self.model.attention;
+        let mut at = 0;
+        for chunk in &mut *chunks {
+            let (tokens, start) = (chunk.tokens.len(), chunk.cache.len());
+            let part = at * n_kv..(at + tokens) * n_kv;
+            let (k, v) = (
+                view(&k[part.clone()], tokens, n_kv),
+                view(&v[part], tokens, n_kv),
+            );
+            store_kv(self.rt, &spec, start, k, v, chunk.cache.layer_mut(index));
+            at += tokens;
+        }
+        if last && self.wanted.is_empty() {
+            return None;
+        }
+        let mut heads = self.take(rows * n_q);
+        let mut queries = &q[..];
+        let mut outputs = &mut heads[..];
+        let mut segments = Vec::with_capacity(chunks.len());
+        for chunk in &*chunks {
+            let (tokens, start) = (chunk.tokens.len(), chunk.cache.len());
+            let (q, out);
+            (q, queries) = queries.split_at(tokens * n_q);
+            (out, outputs) = outputs.split_at_mut(tokens * n_q);
+            segments.push(Segment {
+                q: view(q, tokens, n_q),
+                start,
+                kv: chunk.cache.layer(index),
+                out: view_mut(out, tokens, n_q),
+            });
+            self.tally_attention(&spec, chunk, start);
+        }
+        attention(self.rt, &spec, &mut segments);
+        drop(segments);
+        Some(heads)
+    }
+
+    fn tally_attention(&mut self, spec: &AttentionSpec, chunk: &Chunk<'_>, start: usize) {
+        let window = spec.window.map_or(usize::MAX, usize::from);
+        let pairs: usize = (start..start + chunk.tokens.len())
+            .map(|position| (position + 1).min(window))
+            .sum();
+        let first = (start + 1).saturating_sub(window);
+        let seen = if chunk.tokens.is_empty() {
+            0
+        } else {
+            start + chunk.tokens.len() - first
+        };
+        self.work.macs += 2 * (pairs * spec.n_head * spec.head_dim) as u64;
+        let element = chunk.cache.dtype().block_bytes();
+        self.work.bytes += 2 * (seen * spec.n_kv_head * spec.head_dim * element) as u64;
+    }
+
+    /// `down · (silu(gate · x) ∘ (up · x))`.
+    fn dense(&mut self, gate: &Tensor, up: &Tensor, down: &Tensor, x: &[f32], y: &mut [f32]) {
+        let (rows, d, n_ff) = (self.rows, self.model.config.n_embd, self.model.config.n_ff);
+        let (mut gated, mut upped) = (self.take(rows * n_ff), self.take(rows * n_ff));
+        let x = view(x, rows, d);
+        let (gate, up) = (gate.view(), up.view());
+        let mut jobs = [
+            Job {
+                x,
+                rows: None,
+                w: gate,
+                y: view_mut(&mut gated, rows, n_ff),
+            },
+            Job {
+                x,
+                rows: None,
+                w: up,
+                y: view_mut(&mut upped, rows, n_ff),
+            },
+        ];
+        matmul_all(self.rt, &mut jobs);
+        self.tally(gate);
+        self.tally(up);
+        swiglu(
+            self.rt,
+            view_mut(&mut gated, rows, n_ff),
+            view(&upped, rows, n_ff),
+        );
+        self.matmul(&gated, down, y);
+    }
+
+    /// The feed-forward of the experts that the router chooses for each token.
+    fn experts(
+        &mut self,
+        spec: &MoeSpec,
+        layer: usize,
+        router: &Tensor,
+        experts: &Experts<'_>,
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        let config = &self.model.config;
+        let (rows, d, n_expert) = (self.rows, config.n_embd, config.n_expert);
+        let mut logits = self.take(rows * n_expert);
+        self.matmul(x, router, &mut logits);
+        route(
+            self.rt,
+            spec,
+            view(&logits, rows, n_expert),
+            &mut self.routing,
+        );
+        let x = view(x, rows, d);
+        moe_ffn(
+            self.rt,
+            spec,
+            x,
+            &self.routing,
+            experts,
+            view_mut(y, rows, d),
+        );
+
+        let counts = self.routing.counts();
+        let usage = &mut self.work.experts[layer * n_expert..][..n_expert];
+        usage
+            .iter_mut()
+            .zip(counts)
+            .for_each(|(usage, count)| *usage += u64::from(*count));
+        let hit = counts.iter().filter(|count| **count > 0).count() as u64;
+        for w in [experts.gate, experts.up, experts.down] {
+            let elements = (w.rows() / n_expert * w.cols()) as u64;
+            self.work.macs += (rows * config.n_expert_used) as u64 * elements;
+            self.work.bytes += hit * (bytes(w) / n_expert as u64);
+        }
+    }
+}
+
+fn view(data: &[f32], rows: usize, cols: usize) -> MatRef<'_, f32> {
+    MatRef::new(data, rows, cols).expect("the buffer was made for it")
+}
+
+fn view_mut(data: &mut [f32], rows: usize, cols: usize) -> MatMut<'_, f32> {
+    MatMut::new(data, rows, cols).expect("the buffer was made for it")
+}
+
+/// Moves the `wanted` rows, ascending, to the front.
+fn compact(data: &mut [f32], wanted: &[usize], cols: usize) {
+    for (to, &from) in wanted.iter().enumerate() {
+        data.copy_within(from * cols..(from + 1) * cols, to * cols);
+    }
+}
+
+fn bytes(w: Weights<'_>) -> u64 {
+    let row = w
+        .dtype()
+        .row_bytes(w.cols())
+        .expect("a view's rows are made of whole blocks");
+    (w.rows() * row) as u64
+}
