@@ -61,7 +61,7 @@ pub fn close(what: &str, got: f32, want: f64, scale: f64, tolerance: f64) -> any
 }
 
 /// Activations as the kernels round them for weights of `dtype`.
-fn as_seen(x: &[f32], dtype: DType) -> Vec<f64> {
+pub fn as_seen(x: &[f32], dtype: DType) -> Vec<f64> {
     match dtype {
         DType::F32 | DType::F16 => x.iter().map(|v| f64::from(*v)).collect(),
         DType::Bf16 => x.iter().map(|v| bf16::from_f32(*v).to_f64()).collect(),
