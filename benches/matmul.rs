@@ -7,87 +7,24 @@
 mod common;
 mod peers;
 
-use std::hint::black_box;
 use std::process::ExitCode;
-use std::rc::Rc;
 
-use common::inputs::{self, Rng};
+use common::kind::{Kind, kind};
+use common::matmul::Case;
+use common::runtimes;
 use common::shapes::{HEADS, LAYERS, Layer, REDUCED, REPRESENTATIVE};
-use common::suite::{Context, Routine, Suite, Work};
-use common::{check, runtimes};
-use tokgate_kernels::{DType, MatMut, MatRef, Op, Tier, matmul};
-
-/// Relative to Σ|x·w|: the order of additions in f32, far below what a wrong row, block or scale makes of it.
-const TOLERANCE: f64 = 1e-5;
+use common::suite::Suite;
+use tokgate_kernels::{DType, Op, Tier};
 
 fn main() -> anyhow::Result<ExitCode> {
     let mut suite = Suite::new()?;
     for op in Op::ALL {
-        if let Some(dtype) = weights(op) {
-            add(&mut suite, op, dtype);
+        match kind(op) {
+            Kind::Matmul(dtype) => add(&mut suite, op, dtype),
+            Kind::Attention(_) | Kind::Router | Kind::Experts(_) | Kind::Elementwise(_) => {}
         }
     }
     Ok(suite.run())
-}
-
-/// The element type of a matmul's weights. Other operations have targets of their own; a new one does not compile before
-/// it has its place.
-fn weights(op: Op) -> Option<DType> {
-    match op {
-        Op::MatmulF32 => Some(DType::F32),
-        Op::MatmulF16 => Some(DType::F16),
-        Op::MatmulBf16 => Some(DType::Bf16),
-        Op::MatmulQ8_0 => Some(DType::Q8_0),
-        Op::AttentionF32 | Op::AttentionBf16 => None,
-        Op::MoeRoute | Op::MoeF32 | Op::MoeF16 | Op::MoeBf16 | Op::MoeQ8_0 => None,
-        Op::RmsNorm | Op::Rope | Op::Swiglu | Op::Add | Op::Softmax => None,
-    }
-}
-
-/// One product: `x [m, k] · wᵀ`, `w [n, k]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Case {
-    dtype: DType,
-    m: usize,
-    k: usize,
-    n: usize,
-    hot: bool,
-}
-
-impl Case {
-    fn shape(&self) -> String {
-        let hot = if self.hot { "_hot" } else { "" };
-        format!("m{}_k{}_n{}{hot}", self.m, self.k, self.n)
-    }
-
-    fn weight_bytes(&self) -> usize {
-        let row = self
-            .dtype
-            .row_bytes(self.k)
-            .expect("real rows are whole blocks");
-        self.n * row
-    }
-
-    fn work(&self) -> Work {
-        let activations = self.m * (self.k + self.n) * size_of::<f32>();
-        Work {
-            elements: (self.m * self.k * self.n) as u64,
-            bytes: (self.weight_bytes() + activations) as u64,
-        }
-    }
-
-    /// Copies of the weights that the routine goes through.
-    fn copies(&self, context: &Context) -> usize {
-        if self.hot || self.m > 8 {
-            1
-        } else {
-            context.copies(self.weight_bytes())
-        }
-    }
-
-    fn activations(&self) -> Vec<f32> {
-        Rng::new(self.k as u64).f32s(self.m * self.k)
-    }
 }
 
 /// Adds the benches of one element type: variants and peers side by side, shape after shape.
@@ -136,27 +73,6 @@ fn ours(suite: &mut Suite, op: Op, tier: Tier, case: Case) {
         tier.name(),
         &case.shape(),
         case.work(),
-        move |context| {
-            let rt = context.runtimes.get(op, tier)?;
-            let Case { dtype, m, k, n, .. } = case;
-            let copies = case.copies(context);
-            let store = inputs::store(dtype, copies * n * k);
-            let weights = Rc::clone(&store);
-            let x = case.activations();
-            let mut y = vec![f32::NAN; m * n];
-            let product = move |copy: usize, x: &[f32], y: &mut [f32]| -> anyhow::Result<()> {
-                let (x, y) = (MatRef::new(x, m, k)?, MatMut::new(y, m, n)?);
-                matmul(&rt, x, weights.matrix(copy, n, k), y);
-                Ok(())
-            };
-            product(0, &x, &mut y)?;
-            let (w, seen) = (store.matrix(0, n, k), MatRef::new(&y, m, n)?);
-            check::matmul(MatRef::new(&x, m, k)?, w, seen, TOLERANCE)?;
-            let mut turn = 0;
-            Ok(Box::new(move || {
-                product(turn, &x, black_box(&mut y)).expect("the shapes of a moment ago");
-                turn = (turn + 1) % copies;
-            }) as Routine)
-        },
+        move |context| case.prepare(context.runtimes.get(op, tier)?, case.copies(context)),
     );
 }

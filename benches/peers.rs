@@ -11,9 +11,9 @@ use candle_core::{Device, Module, Tensor};
 use half::f16;
 use tokgate_kernels::{DType, MatRef, Weights};
 
-use crate::Case;
 use crate::common::check;
 use crate::common::inputs;
+use crate::common::matmul::Case;
 use crate::common::suite::{Context, Routine, Suite};
 
 /// Relative to Σ|x·w|: peers round activations their own way, candle's Q8_0 with one scale for 256 of them.

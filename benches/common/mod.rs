@@ -7,8 +7,13 @@
 )]
 
 pub mod args;
+pub mod attention;
 pub mod check;
+pub mod elementwise;
 pub mod inputs;
+pub mod kind;
+pub mod matmul;
+pub mod moe;
 pub mod runtimes;
 pub mod shapes;
 pub mod suite;
