@@ -44,6 +44,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write the logits of given tokens.
     Logits(LogitsArgs),
+    /// Print the token ids of a text, on one line.
+    Tokenize(TokenizeArgs),
 }
 
 /// Which model, and how it is to be held.
@@ -235,6 +237,25 @@ pub enum FlashAttn {
     /// With a matrix of scores.
     #[value(name = "0", alias = "off")]
     Off,
+}
+
+/// Arguments of `tokgate tokenize`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tokgate tokenize -m model.gguf 'Hello, world'
+  tokgate tokenize -m model.gguf --special '<|im_start|>user'
+  tokgate tokenize -m folder/tokenizer.json - < text.txt")]
+pub struct TokenizeArgs {
+    /// GGUF file (a vocabulary is enough), tokenizer.json, or a model folder that has one.
+    #[arg(short, long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Add the beginning and end tokens that the model wants, and take special tokens in the text as such.
+    #[arg(long)]
+    pub special: bool,
+    /// The text, any bytes; `-` reads it from standard input. Put `--` before a text that begins with a dash.
+    #[arg(value_name = "TEXT")]
+    pub text: OsString,
 }
 
 /// Arguments of `logits`.

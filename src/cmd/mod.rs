@@ -4,6 +4,7 @@ mod bench;
 mod logits;
 mod model;
 mod runtime;
+mod tokenize;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ impl From<Outcome> for ExitCode {
 /// Whatever kept the subcommand from doing its work, with the context a user needs to act on it (exit code 2).
 pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
+        Command::Tokenize(args) => tokenize::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
     }

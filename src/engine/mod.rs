@@ -7,4 +7,5 @@ pub mod kv_cache;
 pub mod mapping;
 pub mod model_file;
 pub mod safetensors;
+pub mod tokenizer;
 pub mod weights;
