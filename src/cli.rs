@@ -1,9 +1,14 @@
 //! The command line: clap types only, no behaviour.
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokgate_kernels::DType;
+
+use crate::engine::synth::Preset;
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
 #[derive(Debug, Parser)]
@@ -44,6 +49,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write the logits of given tokens.
     Logits(LogitsArgs),
+    /// Make a model file of a real shape, with seeded weights and a vocabulary.
+    Synth(SynthArgs),
     /// Print the token ids of a text, on one line.
     Tokenize(TokenizeArgs),
 }
@@ -86,6 +93,16 @@ pub enum WeightType {
     Bf16,
     /// binary32.
     F32,
+}
+
+impl From<WeightType> for DType {
+    fn from(dtype: WeightType) -> Self {
+        match dtype {
+            WeightType::Q8_0 => Self::Q8_0,
+            WeightType::Bf16 => Self::Bf16,
+            WeightType::F32 => Self::F32,
+        }
+    }
 }
 
 /// Element type of the KV cache.
@@ -237,6 +254,51 @@ pub enum FlashAttn {
     /// With a matrix of scores.
     #[value(name = "0", alias = "off")]
     Off,
+}
+
+/// Arguments of `tokgate synth`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file depends on preset, dtype, seed and layers alone, on every machine.
+
+Examples:
+  tokgate synth --preset qwen3-0.6b --dtype q8_0 qwen3-0.6b.gguf
+  tokgate synth --preset qwen3-30b-a3b --layers 5 --dtype q8_0 moe.gguf")]
+pub struct SynthArgs {
+    /// The model whose shape it has.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub preset: Preset,
+    /// Type of the matrices; norms and routers are f32.
+    #[arg(long, value_enum, default_value = "q8_0")]
+    pub dtype: WeightType,
+    /// Seed of the weights and the vocabulary.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Layers [default: as many as the model has].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub layers: Option<u16>,
+    /// Leave the vocabulary out: the file takes token ids only.
+    #[arg(long)]
+    pub no_vocab: bool,
+    /// Replace a file that exists.
+    #[arg(short, long)]
+    pub force: bool,
+    /// Threads that make weights [default: all cores].
+    #[arg(short, long, value_name = "N")]
+    pub threads: Option<NonZero<usize>>,
+    /// File to write.
+    #[arg(value_name = "OUT.gguf")]
+    pub output: PathBuf,
+}
+
+impl ValueEnum for Preset {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
 }
 
 /// Arguments of `tokgate tokenize`.

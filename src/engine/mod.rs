@@ -7,5 +7,6 @@ pub mod kv_cache;
 pub mod mapping;
 pub mod model_file;
 pub mod safetensors;
+pub mod synth;
 pub mod tokenizer;
 pub mod weights;
