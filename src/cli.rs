@@ -78,7 +78,7 @@ pub struct RuntimeArgs {
     #[arg(long)]
     pub pin: bool,
 
-    /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's highest].
+    /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's fastest].
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<String>,
 }
@@ -227,7 +227,7 @@ pub struct BenchArgs {
     #[arg(long)]
     pub pin: bool,
 
-    /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's highest].
+    /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's fastest].
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<String>,
 }

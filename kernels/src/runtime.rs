@@ -24,7 +24,8 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// A runtime of `threads` at the level that `TOKGATE_LEVEL` names, or else the CPU's highest.
+    /// A runtime of `threads` at the level that `TOKGATE_LEVEL` names, or else the
+    /// [preferred](Level::preferred) one.
     ///
     /// # Errors
     /// [`RuntimeError`] if the variable is off, the CPU lacks the level, or the threads cannot be started.

@@ -163,9 +163,9 @@ unsafe fn dot<W: Wide, const R: usize, const M: usize>(a: &Dot<W, f32>) {
     unsafe {
         for b in 0..blocks {
             for (r, acc) in acc_f32x8.iter_mut().enumerate() {
-                // A block is a line of f32 and half a line of the others.
-                let line = a.next.wrapping_add((b * R + r) * BLOCK);
-                if ((b * R + r) * size_of::<[W; BLOCK]>()).is_multiple_of(64) {
+                // A block is a line of f32, but half a line of the others.
+                let line = a.next.wrapping_add(b * a.next_block + r * a.next_row);
+                if size_of::<W>() == 4 || (b + r).is_multiple_of(2) {
                     _mm_prefetch::<_MM_HINT_T1>(line.cast());
                 }
                 let w = W::block(a.w.add(r * a.w_stride + b * BLOCK));
@@ -186,7 +186,11 @@ unsafe fn dot<W: Wide, const R: usize, const M: usize>(a: &Dot<W, f32>) {
         for (r, acc) in acc_f32x8.iter().enumerate() {
             let [even, odd] = acc[m];
             // SAFETY: the caller allows writing `R` outputs of `M` tokens.
-            unsafe { *a.y.add(m * a.y_stride + r) = reduce(_mm256_add_ps(even, odd)) };
+            unsafe {
+                let y = a.y.add(m * a.y_stride + r);
+                let sum = reduce(_mm256_add_ps(even, odd));
+                *y = if a.add { *y + sum } else { sum };
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ unsafe fn dot<const R: usize, const M: usize>(a: &Dot<bf16, bf16>) {
             for half in 0..2.min(blocks - b) {
                 let b = b + half;
                 for (r, acc) in acc_f32x16.iter_mut().enumerate() {
-                    let line = a.next.wrapping_add((b * R + r) * BLOCK);
+                    let line = a.next.wrapping_add(b * a.next_block + r * a.next_row);
                     _mm_prefetch::<_MM_HINT_T1>(line.cast());
                     let w = load(a.w.add(r * a.w_stride + b * BLOCK));
                     // Few products need twice the accumulators to cover the latency.

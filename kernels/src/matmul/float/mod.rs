@@ -27,6 +27,7 @@ use super::Rows;
 use super::kernel::{Kernel, Product, Tokens};
 use crate::dtype::DType;
 use crate::level::Tier;
+use crate::pool::share;
 use crate::runtime::Runtime;
 use crate::scratch::Plain;
 use crate::view::{MatRef, Weights};
@@ -35,6 +36,10 @@ use crate::view::{MatRef, Weights};
 const DOT_TOKENS: usize = 24;
 /// Weight rows that one call of a [`DotFn`] multiplies, at most.
 const DOT_ROWS: usize = 4;
+/// Bytes of a group's prepared activations that stay in L1 with the weights that stream past.
+const DOT_X_BYTES: usize = 16 << 10;
+/// Weight rows that a block of k is finished for before the next block, so that they stay in L2 for all groups.
+const DOT_STRIP: usize = 16;
 /// Bytes of weights of a DOT task, at most.
 const DOT_BYTES: usize = 1 << 20;
 /// Tokens that a panel is packed for, about.
@@ -96,8 +101,13 @@ struct Dot<'a, W, X> {
     /// The first output of the first token, and elements from one token to the next.
     y: *mut f32,
     y_stride: usize,
-    /// Where the weights begin that will be read next.
+    /// Whether to add to the outputs instead of overwriting them.
+    add: bool,
+    /// Where the weights begin that will be read next, and elements from the line to prefetch for one block and weight
+    /// row to that of the next block, and of the next row.
     next: *const W,
+    next_block: usize,
+    next_row: usize,
 }
 
 /// Writes the dot products of R weight rows with M tokens.
@@ -168,7 +178,7 @@ impl Weight for bf16 {
 impl<W: Weight, X: Plain + Sync> Kernel for Variant<W, X> {
     fn prepared_layout(&self, m: usize, k: usize) -> (usize, usize) {
         if m <= DOT_TOKENS {
-            (k.next_multiple_of(self.block) * size_of::<X>(), 1)
+            (self.dot_x_stride(k) * size_of::<X>(), 1)
         } else {
             let bytes = k.next_multiple_of(self.pair) * size_of::<X>();
             (bytes, self.tile_tokens(m))
@@ -183,7 +193,10 @@ impl<W: Weight, X: Plain + Sync> Kernel for Variant<W, X> {
             let out = &mut out[(start - range.start) * elements..][..len * elements];
             if tokens.len() <= DOT_TOKENS {
                 // SAFETY: the variant was chosen by a level that proves its instructions.
-                unsafe { (self.prepare)(tokens.row(start), out) };
+                unsafe {
+                    let out = &mut out[..tokens.cols().next_multiple_of(self.block)];
+                    (self.prepare)(tokens.row(start), out);
+                }
             } else {
                 let mut rows = [&[][..]; MAX_TILE];
                 for (i, row) in rows[..len].iter_mut().enumerate() {
@@ -219,49 +232,86 @@ impl<W: Weight, X: Plain + Sync> Variant<W, X> {
         m.div_ceil(m.div_ceil(self.tiles.len()))
     }
 
+    /// Elements from one prepared row to the next in the DOT form: an odd number of cache lines, lest the rows of all
+    /// tokens compete for the same few places in L1.
+    fn dot_x_stride(&self, k: usize) -> usize {
+        let line = 64 / size_of::<X>();
+        (k.next_multiple_of(self.block).div_ceil(line) | 1) * line
+    }
+
     fn dot(&self, product: &Product, rows: Rows) {
         let (m, k) = (product.tokens.len(), product.tokens.cols());
         let w = W::of(&product.w);
         let x = elements::<X>(product.prepared);
-        let x_stride = k.next_multiple_of(self.block);
-        let groups = m.div_ceil(self.dots.len());
+        let x_stride = self.dot_x_stride(k);
         let (y, y_stride) = (product.y.as_mut_ptr(), product.y.stride());
-        assert!(product.y.rows() == m && rows.end <= product.y.cols());
+        assert!(product.y.rows() == m && rows.end <= product.y.cols() && rows.end <= w.rows());
+        assert!(w.cols() == k && x.len() == m * x_stride);
 
-        let mut n = rows.start;
-        while n < rows.end {
-            let several = n + DOT_ROWS <= rows.end;
-            let next_n = n + if several { DOT_ROWS } else { 1 };
-            let last_row = w.row(next_n - 1);
-            let first_row = w.row(n);
-            assert!(first_row.len() == k && last_row.len() == k);
-            for group in 0..groups {
-                let tokens = crate::pool::share(m, 1, groups, group);
-                let mut of_token = [std::ptr::null(); MAX_TILE];
-                for (of_token, token) in of_token.iter_mut().zip(tokens.clone()) {
-                    *of_token = x[token * x_stride..][..x_stride].as_ptr();
-                }
-                // Only one pass over the weights comes from memory; a task does not read on into the next one's.
-                let fetch = group == 0 && next_n < rows.end;
-                let dot = self.dots[tokens.len() - 1][usize::from(several)];
-                // SAFETY: the level proves the instructions; the rows, tokens and outputs were checked above.
-                unsafe {
-                    dot(&Dot {
-                        k,
-                        w: first_row.as_ptr(),
-                        w_stride: w.stride(),
-                        x: &of_token[..tokens.len()],
-                        y: y.add(tokens.start * y_stride + n),
-                        y_stride,
-                        next: if fetch {
-                            w.row(next_n).as_ptr()
+        let groups = m.div_ceil(self.dots.len());
+        let group_bytes = m.div_ceil(groups) * x_stride * size_of::<X>();
+        // One or two tokens wait for memory in any case, and would wait longer for pieces of rows.
+        let pieces = if m > 2 {
+            group_bytes.div_ceil(DOT_X_BYTES)
+        } else {
+            1
+        };
+        let depth = k.div_ceil(pieces).next_multiple_of(self.block);
+        let passes = pieces * groups;
+        let strip_rows = if passes > 1 { DOT_STRIP } else { rows.len() };
+
+        for strip in rows.clone().step_by(strip_rows) {
+            let strip = strip..rows.end.min(strip + strip_rows);
+            for start in (0..k).step_by(depth) {
+                let ks = start..k.min(start + depth);
+                let (next_n, next_k) = if ks.end < k {
+                    (strip.start, ks.end)
+                } else {
+                    (strip.end, 0)
+                };
+                for group in 0..groups {
+                    let tokens = share(m, 1, groups, group);
+                    let mut of_token = [std::ptr::null(); MAX_TILE];
+                    for (of_token, token) in of_token.iter_mut().zip(tokens.clone()) {
+                        *of_token = x[token * x_stride + ks.start..].as_ptr();
+                    }
+                    let mut n = strip.start;
+                    while n < strip.end {
+                        let several = n + DOT_ROWS <= strip.end;
+                        let after = n + if several { DOT_ROWS } else { 1 };
+                        let here = &w.row(n)[ks.clone()];
+                        let (next, next_block, next_row) = if passes == 1 && after < rows.end {
+                            // Whole rows follow each other: one stream, though several are read side by side.
+                            let rows = after - n;
+                            (w.row(after).as_ptr(), self.block * rows, self.block)
+                        } else if passes > 1 && next_n + (n - strip.start) < rows.end {
+                            // Each group fetches its share of the next strip or block, so that none just waits.
+                            let next = &w.row(next_n + (n - strip.start))[next_k..];
+                            let share = &next[depth.min(next.len()) * group / groups..];
+                            (share.as_ptr(), self.block / groups, w.stride())
                         } else {
-                            first_row.as_ptr()
-                        },
-                    });
+                            (here.as_ptr(), 0, 0)
+                        };
+                        let args = Dot {
+                            k: ks.len(),
+                            w: here.as_ptr(),
+                            w_stride: w.stride(),
+                            x: &of_token[..tokens.len()],
+                            // SAFETY: token and output lie within `y`.
+                            y: unsafe { y.add(tokens.start * y_stride + n) },
+                            y_stride,
+                            add: ks.start > 0,
+                            next,
+                            next_block,
+                            next_row,
+                        };
+                        // SAFETY: the level proves the instructions; rows up to `after`, the tokens and the outputs
+                        // were checked above.
+                        unsafe { (self.dots[tokens.len() - 1][usize::from(several)])(&args) };
+                        n = after;
+                    }
                 }
             }
-            n = next_n;
         }
     }
 
