@@ -2,8 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::flash::{Block, Element, Staged};
-use super::tile::{EXP2, Simd, Tile, block};
+use half::bf16;
+
+use super::flash::Element;
+use super::tile::{Block, EXP2, Simd, Tile, meet, widen_rows};
 use crate::level::{Level, Tier};
 
 /// Proof of AVX2, FMA and F16C.
@@ -17,7 +19,6 @@ impl Avx2 {
     }
 }
 
-/// SAFETY of all calls of intrinsics that touch no memory: an `Avx2` proves that the CPU has them.
 macro_rules! value {
     ($intrinsics:expr) => {
         // SAFETY: an `Avx2` proves that the CPU has these instructions; they touch no memory.
@@ -31,6 +32,13 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const PAIRS: bool = false;
     const MANY_REGISTERS: bool = false;
+
+    type Wide = Self;
+
+    #[inline(always)]
+    fn wide(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -60,6 +68,19 @@ impl Simd for Avx2 {
                 _ => _mm256_loadu_ps(from),
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self, from: *const bf16) -> __m256 {
+        // SAFETY: the caller promises 8 elements.
+        unsafe {
+            let half = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half))
+        }
+    }
+
+    unsafe fn zip(self, _: *const bf16, _: *const bf16) -> __m256 {
+        unreachable!("words are f32")
     }
 
     #[inline(always)]
@@ -147,26 +168,38 @@ impl Simd for Avx2 {
         unreachable!("words are f32")
     }
 
-    fn block<T: Element, const VECTORS: usize, const G: usize>(self, tile: &mut Tile) {
+    fn meet<T: Element, E: Element, const VECTORS: usize, const G: usize>(
+        self,
+        tile: &mut Tile,
+        block: &Block<E>,
+    ) {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn enabled<T: Element, const VECTORS: usize, const G: usize>(simd: Avx2, tile: &mut Tile) {
+        fn enabled<T: Element, E: Element, const VECTORS: usize, const G: usize>(
+            simd: Avx2,
+            tile: &mut Tile,
+            block: &Block<E>,
+        ) {
             // Of 16 registers, 8 accumulate.
             if VECTORS == 2 {
-                block::<_, T, VECTORS, G, 4>(simd, tile);
+                meet::<_, T, E, VECTORS, G, 4>(simd, tile, block);
             } else {
-                block::<_, T, VECTORS, G, 8>(simd, tile);
+                meet::<_, T, E, VECTORS, G, 8>(simd, tile, block);
             }
         }
         // SAFETY: an `Avx2` proves that the CPU has these features.
-        unsafe { enabled::<T, VECTORS, G>(self, tile) }
+        unsafe { enabled::<T, E, VECTORS, G>(self, tile, block) }
     }
 
-    fn stage<T: Element>(self, block: Block<T>, buffer: &mut [f32]) -> Staged {
+    fn widen_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize) {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn enabled<T: Element>(block: Block<T>, buffer: &mut [f32]) -> Staged {
-            T::stage(block, false, buffer)
+        fn enabled(simd: Avx2, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize) {
+            widen_rows(simd, from, head_dim, to, stride);
         }
         // SAFETY: an `Avx2` proves that the CPU has these features.
-        unsafe { enabled(block, buffer) }
+        unsafe { enabled(self, from, head_dim, to, stride) }
+    }
+
+    fn zip_rows(self, _: &[bf16], _: usize, _: &mut [f32], _: usize) {
+        unreachable!("words are f32")
     }
 }

@@ -2,8 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::flash::{Block, Element, Staged};
-use super::tile::{EXP2, Simd, Tile, block};
+use half::bf16;
+
+use super::flash::Element;
+use super::tile::{Block, EXP2, Simd, Tile, meet, widen_rows, zip_rows};
 use crate::level::{Level, Tier};
 
 /// Proof of AVX-512 F, BW, DQ and VL, and with pairs of AVX-512 BF16.
@@ -41,6 +43,13 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
     const PAIRS: bool = PAIRS;
     const MANY_REGISTERS: bool = true;
 
+    type Wide = Avx512;
+
+    #[inline(always)]
+    fn wide(self) -> Avx512 {
+        Vectors(())
+    }
+
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         value!(_mm512_set1_ps(x))
@@ -69,6 +78,25 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
                 8 => _mm512_broadcast_f32x8(_mm256_loadu_ps(from)),
                 _ => _mm512_loadu_ps(from),
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(self, from: *const bf16) -> __m512 {
+        // SAFETY: the caller promises 16 elements.
+        unsafe {
+            let half = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(half))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn zip(self, even: *const bf16, odd: *const bf16) -> __m512 {
+        // SAFETY: the caller promises 16 elements of each.
+        unsafe {
+            let even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(even.cast()));
+            let odd = _mm512_castps_si512(self.widen(odd));
+            _mm512_castsi512_ps(_mm512_or_si512(even, odd))
         }
     }
 
@@ -175,31 +203,52 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
         value!(_mm512_castsi512_ps(_mm512_set1_epi32(0x3f80_3f80)))
     }
 
-    fn block<T: Element, const VECTORS: usize, const G: usize>(self, tile: &mut Tile) {
+    fn meet<T: Element, E: Element, const VECTORS: usize, const G: usize>(
+        self,
+        tile: &mut Tile,
+        block: &Block<E>,
+    ) {
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-        fn f32s<S: Simd, T: Element, const VECTORS: usize, const G: usize>(s: S, tile: &mut Tile) {
-            block::<S, T, VECTORS, G, 8>(s, tile);
+        fn f32s<S: Simd, T: Element, E: Element, const VECTORS: usize, const G: usize>(
+            simd: S,
+            tile: &mut Tile,
+            block: &Block<E>,
+        ) {
+            meet::<S, T, E, VECTORS, G, 8>(simd, tile, block);
         }
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-        fn pairs<S: Simd, T: Element, const VECTORS: usize, const G: usize>(s: S, tile: &mut Tile) {
-            block::<S, T, VECTORS, G, 8>(s, tile);
+        fn pairs<S: Simd, T: Element, E: Element, const VECTORS: usize, const G: usize>(
+            simd: S,
+            tile: &mut Tile,
+            block: &Block<E>,
+        ) {
+            meet::<S, T, E, VECTORS, G, 8>(simd, tile, block);
         }
         if PAIRS {
             // SAFETY: a `Vectors` with pairs proves that the CPU has these features.
-            unsafe { pairs::<Self, T, VECTORS, G>(self, tile) }
+            unsafe { pairs::<Self, T, E, VECTORS, G>(self, tile, block) }
         } else {
             // SAFETY: a `Vectors` proves that the CPU has these features.
-            unsafe { f32s::<Self, T, VECTORS, G>(self, tile) }
+            unsafe { f32s::<Self, T, E, VECTORS, G>(self, tile, block) }
         }
     }
 
-    fn stage<T: Element>(self, block: Block<T>, buffer: &mut [f32]) -> Staged {
+    fn widen_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize) {
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-        fn enabled<T: Element>(block: Block<T>, pairs: bool, buffer: &mut [f32]) -> Staged {
-            T::stage(block, pairs, buffer)
+        fn enabled<S: Simd>(s: S, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize) {
+            widen_rows(s, from, head_dim, to, stride);
         }
         // SAFETY: a `Vectors` proves that the CPU has these features.
-        unsafe { enabled(block, PAIRS, buffer) }
+        unsafe { enabled(self, from, head_dim, to, stride) }
+    }
+
+    fn zip_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn enabled<S: Simd>(s: S, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize) {
+            zip_rows(s, from, head_dim, to, stride);
+        }
+        // SAFETY: a `Vectors` proves that the CPU has these features.
+        unsafe { enabled(self, from, head_dim, to, stride) }
     }
 }
 

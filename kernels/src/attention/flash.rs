@@ -7,7 +7,7 @@
 
 use half::bf16;
 
-use super::tile::{LOWEST, Rows, Simd, Tile, pow2, scores_len};
+use super::tile::{Ahead, Block, LOWEST, Rows, Simd, Tile, pow2, scores_len};
 use super::{AttentionSpec, Cache, KvRef, Segment};
 use crate::runtime::Runtime;
 use crate::scratch::Scratch;
@@ -15,6 +15,9 @@ use crate::view::{MatMut, MatRef, SharedMat};
 
 /// Keys of a block: keys and values of a block, widened to f32 at 128 elements, and a tile's scores stay in L2 and L1.
 const BLOCK: usize = 64;
+
+/// Keys of a block where few rows use it: what is staged stays in L1.
+const FEW_BLOCK: usize = 16;
 
 /// Rows of a task with many rows: enough to make staging a block cheap, few enough that a prompt makes many tasks.
 const TASK_ROWS: usize = 256;
@@ -33,30 +36,30 @@ pub(super) trait Element: Copy + Sync {
     /// The segment's cache, if it is made of these elements.
     fn cache<'a>(kv: &KvRef<'a>) -> Option<Cache<'a, Self>>;
 
-    /// Makes a block's keys and values readable as words, in `buffer` where they are not so yet.
-    fn stage(block: Block<Self>, pairs: bool, buffer: &mut [f32]) -> Staged;
-}
+    /// Whether the elements are words, which can be spread one by one.
+    const WORDS: bool;
 
-/// Consecutive positions of a KV head.
-#[derive(Clone, Copy)]
-pub(super) struct Block<'a, T> {
-    k: &'a [T],
-    v: &'a [T],
-    head_dim: usize,
-}
+    /// `LANES` elements as words.
+    ///
+    /// # Safety
+    /// They can be read.
+    unsafe fn read<S: Simd>(simd: S, from: *const Self) -> S::V;
 
-/// A block as [`Tile`] wants it.
-#[derive(Clone, Copy)]
-pub(super) struct Staged {
-    k: Rows,
-    v: Rows,
+    /// A block's keys and values as words; in `buffer` where they are not so yet.
+    fn stage<S: Simd>(
+        simd: S,
+        k: &[Self],
+        v: &[Self],
+        head_dim: usize,
+        buffer: &mut [f32],
+    ) -> [Rows<f32>; 2];
 }
 
 /// Added to the stride of staged rows, lest rows a power of two apart share few cache sets.
 const STAGE_PAD: usize = 16;
 
-const fn stage_len(head_dim: usize) -> usize {
-    2 * BLOCK * (head_dim + STAGE_PAD)
+const fn stage_len(keys: usize, head_dim: usize) -> usize {
+    2 * keys * (head_dim + STAGE_PAD)
 }
 
 impl Element for f32 {
@@ -69,13 +72,23 @@ impl Element for f32 {
         }
     }
 
+    const WORDS: bool = true;
+
     #[inline(always)]
-    fn stage(block: Block<Self>, pairs: bool, _: &mut [f32]) -> Staged {
-        assert!(!pairs, "f32 make no pairs");
-        Staged {
-            k: Rows::new(block.k.as_ptr(), block.head_dim),
-            v: Rows::new(block.v.as_ptr(), block.head_dim),
-        }
+    unsafe fn read<S: Simd>(simd: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { simd.load(from) }
+    }
+
+    fn stage<S: Simd>(
+        _: S,
+        k: &[f32],
+        v: &[f32],
+        head_dim: usize,
+        _: &mut [f32],
+    ) -> [Rows<f32>; 2] {
+        assert!(!S::PAIRS, "f32 make no pairs of bf16");
+        [k, v].map(|rows| Rows::new(rows.as_ptr(), head_dim))
     }
 }
 
@@ -89,41 +102,32 @@ impl Element for bf16 {
         }
     }
 
+    const WORDS: bool = false;
+
     #[inline(always)]
-    fn stage(block: Block<Self>, pairs: bool, buffer: &mut [f32]) -> Staged {
-        let Block { k, v, head_dim } = block;
+    unsafe fn read<S: Simd>(simd: S, from: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { simd.widen(from) }
+    }
+
+    fn stage<S: Simd>(
+        simd: S,
+        k: &[bf16],
+        v: &[bf16],
+        head_dim: usize,
+        buffer: &mut [f32],
+    ) -> [Rows<f32>; 2] {
         let stride = head_dim + STAGE_PAD;
-        let (first, second) = buffer.split_at_mut(BLOCK * stride);
-        if pairs {
-            let zeros = [bf16::ZERO; 16];
-            for (pair, to) in v.chunks(2 * head_dim).zip(first.chunks_mut(stride)) {
-                let (even, odd) = pair.split_at(head_dim);
-                for at in (0..head_dim).step_by(16) {
-                    // An odd last position is paired with zeros, whatever the cache has after it.
-                    let odd = odd.get(at..at + 16).unwrap_or(&zeros);
-                    for ((even, odd), to) in even[at..][..16].iter().zip(odd).zip(&mut to[at..]) {
-                        let word = u32::from(even.to_bits()) | u32::from(odd.to_bits()) << 16;
-                        *to = f32::from_bits(word);
-                    }
-                }
-            }
-            Staged {
-                k: Rows::new(k.as_ptr().cast(), head_dim / 2),
-                v: Rows::new(first.as_ptr(), stride),
-            }
+        let (first, second) = buffer.split_at_mut(buffer.len() / 2);
+        let k = if S::PAIRS {
+            simd.zip_rows(v, head_dim, second, stride);
+            Rows::new(k.as_ptr().cast(), head_dim / 2)
         } else {
-            for (from, to) in [(k, &mut *first), (v, &mut *second)] {
-                for (from, to) in from.chunks(head_dim).zip(to.chunks_mut(stride)) {
-                    for (from, to) in from.iter().zip(to) {
-                        *to = f32::from_bits(u32::from(from.to_bits()) << 16);
-                    }
-                }
-            }
-            Staged {
-                k: Rows::new(first.as_ptr(), stride),
-                v: Rows::new(second.as_ptr(), stride),
-            }
-        }
+            simd.widen_rows(k, head_dim, first, stride);
+            simd.widen_rows(v, head_dim, second, stride);
+            Rows::new(first.as_ptr(), stride)
+        };
+        [k, Rows::new(second.as_ptr(), stride)]
     }
 }
 
@@ -247,9 +251,25 @@ impl<'a, T: Element> Plan<'a, T> {
         task: usize,
         partials: SharedMat<f32>,
     ) {
+        if self.q.rows() * spec.group() == 1 {
+            // A single row uses each key once, which no staging can pay for.
+            self.run_at::<_, true>(simd.wide(), spec, scratch, task, partials);
+        } else {
+            self.run_at::<_, false>(simd, spec, scratch, task, partials);
+        }
+    }
+
+    fn run_at<S: Simd, const DIRECT: bool>(
+        &self,
+        simd: S,
+        spec: &AttentionSpec,
+        scratch: &Scratch,
+        task: usize,
+        partials: SharedMat<f32>,
+    ) {
         let (rest, part) = (task / self.parts, task % self.parts);
-        let (block, kv_head) = (rest / spec.n_kv_head, rest % spec.n_kv_head);
-        let first = block * self.tokens;
+        let (token_block, kv_head) = (rest / spec.n_kv_head, rest % spec.n_kv_head);
+        let first = token_block * self.tokens;
         let count = self.tokens.min(self.q.rows() - first);
         let position = self.start + first;
         let mut keys = spec.first_key(position)..position + count;
@@ -259,6 +279,11 @@ impl<'a, T: Element> Plan<'a, T> {
         }
         let (group, dim) = (spec.group(), spec.head_dim);
         let rows = count * group;
+        let block_keys = match (DIRECT, S::PAIRS) {
+            _ if DIRECT || rows > TILE_ROWS => BLOCK,
+            (_, true) => 2 * FEW_BLOCK,
+            (_, false) => FEW_BLOCK,
+        };
         let padded = rows.next_multiple_of(TILE_ROWS);
         let words = dim / if S::PAIRS { 2 } else { 1 };
 
@@ -269,8 +294,8 @@ impl<'a, T: Element> Plan<'a, T> {
             padded,
             TILE_ROWS,
             TILE_ROWS,
-            scores_len(BLOCK, TILE_ROWS),
-            stage_len(dim),
+            scores_len(block_keys, TILE_ROWS),
+            stage_len(block_keys, dim),
         ];
         let mut memory = scratch.take::<f32>(lens.iter().sum());
         let mut rest = &mut memory[..];
@@ -291,13 +316,20 @@ impl<'a, T: Element> Plan<'a, T> {
         let (all_k, all_v) = (self.cache.keys(kv_head), self.cache.values(kv_head));
         let mut from = keys.start;
         while from < keys.end {
-            let to = keys.end.min(from + BLOCK);
-            let block = Block {
-                k: &all_k[from * dim..to * dim],
-                v: &all_v[from * dim..to * dim],
-                head_dim: dim,
+            let to = keys.end.min(from + block_keys);
+            let (k, v) = (&all_k[from * dim..to * dim], &all_v[from * dim..to * dim]);
+            let direct = [k, v].map(|rows| Rows::new(rows.as_ptr(), dim));
+            let staged = if DIRECT {
+                None
+            } else {
+                Some(T::stage(simd, k, v, dim, stage))
             };
-            let staged = simd.stage(block, stage);
+            let stride = dim * size_of::<T>();
+            let ahead = |rows: &[T]| Ahead {
+                rows: rows.as_ptr().cast(),
+                stride,
+            };
+            let next = [ahead(&all_k[to * dim..]), ahead(&all_v[to * dim..])];
             for shape in Shape::all::<S>(rows, words) {
                 let earliest = position + shape.first / group;
                 let latest = position + (shape.first + shape.used - 1) / group;
@@ -324,9 +356,6 @@ impl<'a, T: Element> Plan<'a, T> {
                 }
                 let mut tile = Tile {
                     head_dim: dim,
-                    keys: count,
-                    k: staged.k.skip(skip),
-                    v: staged.v.skip(skip / if S::PAIRS { 2 } else { 1 }),
                     factor: spec.scale * std::f32::consts::LOG2_E,
                     masked,
                     low,
@@ -337,7 +366,31 @@ impl<'a, T: Element> Plan<'a, T> {
                     sum: &mut sum[shape.lane..][..shape.lanes],
                     out: &mut out[shape.at * dim..],
                 };
-                shape.meet::<S, T>(simd, &mut tile);
+                if let Some([k, v]) = staged {
+                    let [during_scores, during_values] =
+                        next.map(|next| (shape.first == 0).then_some(next));
+                    let block = Block {
+                        keys: count,
+                        k: k.skip(skip),
+                        v: v.skip(skip / if S::PAIRS { 2 } else { 1 }),
+                        during_scores,
+                        during_values,
+                    };
+                    shape.meet::<S, T>(simd, &mut tile, &block);
+                } else {
+                    let [k, v] = direct.map(|rows| rows.skip(skip));
+                    let block = Block {
+                        keys: count,
+                        k,
+                        v,
+                        during_scores: Some(ahead(&all_v[base * dim..])),
+                        during_values: Some(next[0]),
+                    };
+                    match S::LANES {
+                        16 => simd.meet::<T, T, 1, 16>(&mut tile, &block),
+                        _ => simd.meet::<T, T, 1, 8>(&mut tile, &block),
+                    }
+                }
             }
             from = to;
         }
@@ -458,42 +511,43 @@ impl Shape {
 
     fn pack<'a, S: Simd, T: Element>(self, to: &mut [f32], query: impl Fn(usize) -> &'a [f32]) {
         let g = self.neighbours::<S>();
-        let words = to.len() / self.rows;
+        let round = |x: f32| {
+            if T::ROUND {
+                bf16::from_f32(x).to_f32()
+            } else {
+                x
+            }
+        };
         for row in 0..self.rows {
-            let mut put = |word: usize, value: f32| {
-                to[(word / g * self.rows + row) * g + word % g] = value;
-            };
+            let groups = to.chunks_exact_mut(g).skip(row).step_by(self.rows);
             if row >= self.used {
-                (0..words).for_each(|word| put(word, 0.0));
+                groups.for_each(|group| group.fill(0.0));
             } else if S::PAIRS {
                 let (pairs, _) = query(self.first + row).as_chunks::<2>();
-                for (word, pair) in pairs.iter().enumerate() {
-                    let [even, odd] = pair.map(|x| u32::from(bf16::from_f32(x).to_bits()));
-                    put(word, f32::from_bits(even | odd << 16));
+                for (group, pairs) in groups.zip(pairs.chunks_exact(g)) {
+                    for (word, [even, odd]) in group.iter_mut().zip(pairs) {
+                        let odd = round(*odd).to_bits();
+                        *word = f32::from_bits(round(*even).to_bits() >> 16 | odd);
+                    }
                 }
             } else {
-                for (word, x) in query(self.first + row).iter().enumerate() {
-                    put(
-                        word,
-                        if T::ROUND {
-                            bf16::from_f32(*x).to_f32()
-                        } else {
-                            *x
-                        },
-                    );
+                for (group, from) in groups.zip(query(self.first + row).chunks_exact(g)) {
+                    for (word, from) in group.iter_mut().zip(from) {
+                        *word = round(*from);
+                    }
                 }
             }
         }
     }
 
-    fn meet<S: Simd, T: Element>(self, simd: S, tile: &mut Tile) {
+    fn meet<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<f32>) {
         match (self.rows / S::LANES, self.neighbours::<S>()) {
-            (2, _) => simd.block::<T, 2, 1>(tile),
-            (_, 1) => simd.block::<T, 1, 1>(tile),
-            (_, 2) => simd.block::<T, 1, 2>(tile),
-            (_, 4) => simd.block::<T, 1, 4>(tile),
-            (_, 8) => simd.block::<T, 1, 8>(tile),
-            _ => simd.block::<T, 1, 16>(tile),
+            (2, _) => simd.meet::<T, f32, 2, 1>(tile, block),
+            (_, 1) => simd.meet::<T, f32, 1, 1>(tile, block),
+            (_, 2) => simd.meet::<T, f32, 1, 2>(tile, block),
+            (_, 4) => simd.meet::<T, f32, 1, 4>(tile, block),
+            (_, 8) => simd.meet::<T, f32, 1, 8>(tile, block),
+            _ => simd.meet::<T, f32, 1, 16>(tile, block),
         }
     }
 }

@@ -15,11 +15,16 @@
 //! keys     [keys][words]         values [keys or pairs of them][head_dim]         output [R][head_dim]
 //! ```
 
-use super::flash::{Block, Element, Staged};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::ops::Range;
+
+use half::bf16;
+
+use super::flash::Element;
 
 /// The vectors of an instruction set. A value of an implementing type is made from a `Level` only, so that it proves
 /// that the CPU has the instructions; the methods must be inlined into a function that enables them, which
-/// [`Simd::block`] and [`Simd::stage`] are.
+/// [`Simd::meet`] and its neighbours are.
 pub(super) trait Simd: Copy + Send + Sync {
     /// `LANES` f32 or words.
     type V: Copy;
@@ -28,9 +33,12 @@ pub(super) trait Simd: Copy + Send + Sync {
     const LANES: usize;
     /// Whether a word is a pair of bf16 rather than an f32.
     const PAIRS: bool;
+    /// The same width for f32 words.
+    type Wide: Simd;
     /// Whether there are 32 registers rather than 16.
     const MANY_REGISTERS: bool;
 
+    fn wide(self) -> Self::Wide;
     fn splat(self, x: f32) -> Self::V;
     /// # Safety
     /// `LANES` words can be read.
@@ -43,6 +51,16 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `G` words can be read.
     unsafe fn spread<const G: usize>(self, from: *const f32) -> Self::V;
+    /// `LANES` bf16 as f32.
+    ///
+    /// # Safety
+    /// `LANES` elements can be read.
+    unsafe fn widen(self, from: *const bf16) -> Self::V;
+    /// Pairs of an element of `even` and one of `odd`.
+    ///
+    /// # Safety
+    /// `LANES` elements can be read from both.
+    unsafe fn zip(self, even: *const bf16, odd: *const bf16) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
@@ -66,10 +84,16 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// The word that makes [`Simd::mac`] a sum.
     fn pair_of_ones(self) -> Self::V;
 
-    /// [`block`] with the instructions enabled.
-    fn block<T: Element, const VECTORS: usize, const G: usize>(self, tile: &mut Tile);
-    /// [`Element::stage`] with the instructions enabled.
-    fn stage<T: Element>(self, block: Block<T>, buffer: &mut [f32]) -> Staged;
+    /// [`meet`] with the instructions enabled.
+    fn meet<T: Element, E: Element, const VECTORS: usize, const G: usize>(
+        self,
+        tile: &mut Tile,
+        block: &Block<E>,
+    );
+    /// [`widen`] with the instructions enabled.
+    fn widen_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
+    /// [`zip_rows`] with the instructions enabled.
+    fn zip_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
 }
 
 /// The polynomial for 2ᶠ on 0 ≤ f < 1, lowest power first: the least relative error of this degree is 7.5e-8, with f32
@@ -90,17 +114,17 @@ pub(super) const SLACK: f32 = 32.0;
 /// Where a running maximum starts: below every score.
 pub(super) const LOWEST: f32 = f32::MIN;
 
-/// Rows of keys or values in words, as many as whoever uses it says.
+/// Rows of keys or values, as many as whoever uses it says: f32, bf16, or words.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
-    /// Row 0; bf16 in a cache are aligned to 2 bytes only.
-    data: *const f32,
-    /// Words from a row to the next.
+pub(super) struct Rows<E> {
+    /// Row 0; words that lie in a cache of bf16 are aligned to 2 bytes only.
+    data: *const E,
+    /// Elements from a row to the next.
     stride: usize,
 }
 
-impl Rows {
-    pub(super) fn new(data: *const f32, stride: usize) -> Self {
+impl<E: Copy> Rows<E> {
+    pub(super) fn new(data: *const E, stride: usize) -> Self {
         Self { data, stride }
     }
 
@@ -110,20 +134,101 @@ impl Rows {
     }
 
     #[inline(always)]
-    fn row(self, n: usize) -> *const f32 {
+    fn row(self, n: usize) -> *const E {
         self.data.wrapping_add(n * self.stride)
     }
 }
 
-/// One tile's state and the block that it meets.
-pub(super) struct Tile<'a> {
-    pub(super) head_dim: usize,
-    /// Keys of the block, at least 1.
+/// Rows of a cache that will be read soon.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub(super) rows: *const u8,
+    /// Bytes of a row.
+    pub(super) stride: usize,
+}
+
+impl Ahead {
+    /// Asks for these bytes of `count` rows from row `first` on.
+    #[inline(always)]
+    fn fetch(self, first: usize, count: usize, bytes: Range<usize>) {
+        for row in first..first + count {
+            for at in bytes.clone().step_by(64) {
+                let line = self.rows.wrapping_add(row * self.stride + at);
+                // SAFETY: fetching reads nothing, and is allowed at any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+            }
+        }
+    }
+}
+
+/// Widens rows of bf16 to f32.
+#[inline(always)]
+pub(super) fn widen_rows<S: Simd>(
+    simd: S,
+    from: &[bf16],
+    head_dim: usize,
+    to: &mut [f32],
+    stride: usize,
+) {
+    assert!(head_dim.is_multiple_of(S::LANES));
+    for (from, to) in from.chunks_exact(head_dim).zip(to.chunks_exact_mut(stride)) {
+        assert!(to.len() >= head_dim);
+        for at in (0..head_dim).step_by(S::LANES) {
+            // SAFETY: both rows have the head size, which is a multiple of the lanes.
+            unsafe {
+                let wide = simd.widen(from.as_ptr().add(at));
+                simd.store(to.as_mut_ptr().add(at), wide);
+            }
+        }
+    }
+}
+
+/// Makes words of neighbouring rows: one row of pairs of two rows of bf16. An odd last row is paired with zeros,
+/// whatever comes after it.
+#[inline(always)]
+pub(super) fn zip_rows<S: Simd>(
+    simd: S,
+    from: &[bf16],
+    head_dim: usize,
+    to: &mut [f32],
+    stride: usize,
+) {
+    assert!(head_dim.is_multiple_of(S::LANES));
+    let zeros = [bf16::ZERO; 16];
+    for (pair, to) in from.chunks(2 * head_dim).zip(to.chunks_exact_mut(stride)) {
+        assert!(to.len() >= head_dim);
+        let both = pair.len() == 2 * head_dim;
+        for at in (0..head_dim).step_by(S::LANES) {
+            let even = pair.as_ptr().wrapping_add(at);
+            let odd = if both {
+                even.wrapping_add(head_dim)
+            } else {
+                zeros.as_ptr()
+            };
+            // SAFETY: the rows have the head size, which is a multiple of the lanes, and the lanes are at most 16.
+            unsafe { simd.store(to.as_mut_ptr().add(at), simd.zip(even, odd)) };
+        }
+    }
+}
+
+/// A block of keys and values.
+#[derive(Clone, Copy)]
+pub(super) struct Block<E> {
+    /// Keys, at least 1.
     pub(super) keys: usize,
     /// `keys` rows of `head_dim` elements.
-    pub(super) k: Rows,
-    /// `keys`, or with pairs half as many, rows of `head_dim` words.
-    pub(super) v: Rows,
+    pub(super) k: Rows<E>,
+    /// `keys`, or with pairs half as many, rows of `head_dim` elements or words.
+    pub(super) v: Rows<E>,
+    /// What to fetch while the scores are computed, a row a key.
+    pub(super) during_scores: Option<Ahead>,
+    /// What to fetch while the values are added up, a row a key.
+    pub(super) during_values: Option<Ahead>,
+}
+
+/// A tile of query rows and what they have gathered so far.
+pub(super) struct Tile<'a> {
+    pub(super) head_dim: usize,
     /// What turns a dot product into a power of two: scale · log₂e.
     pub(super) factor: f32,
     /// Whether `low` and `high` matter: not all lanes see all keys, or the last vector of keys is not full.
@@ -150,38 +255,44 @@ pub(super) const fn scores_len(keys: usize, rows: usize) -> usize {
 
 /// Scores, softmax and weighted values of one block; `KEYS` is the height of the register tile of scores.
 #[inline(always)]
-pub(super) fn block<
+pub(super) fn meet<
     S: Simd,
     T: Element,
+    E: Element,
     const VECTORS: usize,
     const G: usize,
     const KEYS: usize,
 >(
     simd: S,
     tile: &mut Tile,
+    block: &Block<E>,
 ) {
     let lanes = VECTORS * S::LANES;
     let rows = lanes / G;
     let words = tile.head_dim / if S::PAIRS { 2 } else { 1 };
-    assert!(tile.keys > 0 && words.is_multiple_of(G) && tile.head_dim.is_multiple_of(S::LANES));
+    assert!(
+        E::WORDS || G == S::LANES && !S::PAIRS,
+        "bf16 are not spread"
+    );
+    assert!(block.keys > 0 && words.is_multiple_of(G) && tile.head_dim.is_multiple_of(S::LANES));
     assert!(tile.q.len() >= rows * words && tile.out.len() >= rows * tile.head_dim);
-    assert!(tile.scores.len() >= scores_len(tile.keys, rows));
+    assert!(tile.scores.len() >= scores_len(block.keys, rows));
     assert!(tile.max.len() >= lanes && tile.sum.len() >= lanes);
     assert!(tile.low.len() >= lanes && tile.high.len() >= lanes);
     // SAFETY: the lengths are asserted above; that `k` and `v` have the rows is `Tile`'s invariant.
     unsafe {
-        scores::<S, VECTORS, G, KEYS>(simd, tile, words);
+        scores::<S, E, VECTORS, G, KEYS>(simd, tile, block, words);
         if tile.masked {
-            softmax::<S, T, VECTORS, G, true>(simd, tile);
+            softmax::<S, T, VECTORS, G, true>(simd, tile, block.keys);
         } else {
-            softmax::<S, T, VECTORS, G, false>(simd, tile);
+            softmax::<S, T, VECTORS, G, false>(simd, tile, block.keys);
         }
         match (rows, S::MANY_REGISTERS) {
-            (1, _) => weigh::<S, 1, 8>(simd, tile, rows),
-            (2, _) => weigh::<S, 2, 4>(simd, tile, rows),
-            (4, true) => weigh::<S, 4, 4>(simd, tile, rows),
-            (_, true) => weigh::<S, 8, 2>(simd, tile, rows),
-            (_, false) => weigh::<S, 4, 2>(simd, tile, rows),
+            (1, _) => weigh::<S, E, 1, 8>(simd, tile, block, rows),
+            (2, _) => weigh::<S, E, 2, 4>(simd, tile, block, rows),
+            (4, true) => weigh::<S, E, 4, 4>(simd, tile, block, rows),
+            (_, true) => weigh::<S, E, 8, 2>(simd, tile, block, rows),
+            (_, false) => weigh::<S, E, 4, 2>(simd, tile, block, rows),
         }
     }
 }
@@ -189,23 +300,28 @@ pub(super) fn block<
 /// Dot products of all rows with all keys.
 ///
 /// # Safety
-/// [`block`]'s assertions hold.
+/// [`meet`]'s assertions hold.
 #[inline(always)]
-unsafe fn scores<S: Simd, const VECTORS: usize, const G: usize, const KEYS: usize>(
+unsafe fn scores<S: Simd, E: Element, const VECTORS: usize, const G: usize, const KEYS: usize>(
     simd: S,
     tile: &mut Tile,
+    block: &Block<E>,
     words: usize,
 ) {
     let (q, to) = (tile.q.as_ptr(), tile.scores.as_mut_ptr());
-    let last = tile.keys - 1;
+    let last = block.keys - 1;
     let mut key = 0;
     while key <= last {
         // Past the end the last key is met again: `scores_len` has room for what nobody will look at.
-        let row = |i: usize| tile.k.row((key + i).min(last));
+        let row = |i: usize| block.k.row((key + i).min(last));
+        if let Some(ahead) = block.during_scores {
+            ahead.fetch(key, KEYS.max(G), 0..ahead.stride);
+        }
         if G <= KEYS {
-            // SAFETY: the rows are keys of the block, and the queries are as long as `block` asserted.
-            let mut acc = unsafe { dots::<S, VECTORS, G, KEYS>(simd, q, words, row) };
-            fold_neighbours::<S, KEYS, G>(simd, &mut acc[0], G);
+            // SAFETY: the rows are keys of the block, and the queries are as long as `meet` asserted.
+            let mut acc =
+                unsafe { dots::<S, E, VECTORS, G, KEYS>(simd, q, words, std::array::from_fn(row)) };
+            fold_neighbours::<S, KEYS>(simd, &mut acc[0], G);
             for (v, acc) in acc.iter().enumerate() {
                 for (i, acc) in acc.iter().take(KEYS / G).enumerate() {
                     let at = (key / G + i) * VECTORS + v;
@@ -216,19 +332,19 @@ unsafe fn scores<S: Simd, const VECTORS: usize, const G: usize, const KEYS: usiz
             key += KEYS;
         } else {
             // One row whose vector holds more keys than a register tile has: two tiles make one vector.
-            // SAFETY: as above.
-            let halves = unsafe {
-                [
-                    dots::<S, 1, G, KEYS>(simd, q, words, row),
-                    dots::<S, 1, G, KEYS>(simd, q, words, |i| row(KEYS + i)),
-                ]
-            };
-            let [a, b] = halves.map(|[mut acc]| {
-                fold_neighbours::<S, KEYS, G>(simd, &mut acc, KEYS);
-                acc[0]
-            });
+            let rows = [
+                std::array::from_fn(row),
+                std::array::from_fn(|i| row(KEYS + i)),
+            ];
+            let mut halves = [simd.splat(0.0); 2];
+            for (half, rows) in halves.iter_mut().zip(rows) {
+                // SAFETY: as above.
+                let [mut acc] = unsafe { dots::<S, E, 1, G, KEYS>(simd, q, words, rows) };
+                fold_neighbours::<S, KEYS>(simd, &mut acc, KEYS);
+                *half = acc[0];
+            }
             // SAFETY: as above, for 2 · KEYS = G keys.
-            unsafe { simd.store(to.add(key), simd.halve(a, b)) };
+            unsafe { simd.store(to.add(key), simd.halve(halves[0], halves[1])) };
             key += 2 * KEYS;
         }
     }
@@ -239,23 +355,31 @@ unsafe fn scores<S: Simd, const VECTORS: usize, const G: usize, const KEYS: usiz
 /// # Safety
 /// `q` has `words` words for each row, and so has each key.
 #[inline(always)]
-unsafe fn dots<S: Simd, const VECTORS: usize, const G: usize, const KEYS: usize>(
+unsafe fn dots<S: Simd, E: Element, const VECTORS: usize, const G: usize, const KEYS: usize>(
     simd: S,
     q: *const f32,
     words: usize,
-    row: impl Fn(usize) -> *const f32,
+    k: [*const E; KEYS],
 ) -> [[S::V; KEYS]; VECTORS] {
-    let k: [*const f32; KEYS] = std::array::from_fn(row);
     let mut acc = [[simd.splat(0.0); KEYS]; VECTORS];
     for at in 0..words / G {
-        // SAFETY: `at` stays below the words; see above.
-        let q: [S::V; VECTORS] =
-            std::array::from_fn(|v| unsafe { simd.load(q.add((at * VECTORS + v) * S::LANES)) });
+        let mut rows = [simd.splat(0.0); VECTORS];
+        for (v, rows) in rows.iter_mut().enumerate() {
+            // SAFETY: `at` stays below the words; see above.
+            *rows = unsafe { simd.load(q.add((at * VECTORS + v) * S::LANES)) };
+        }
         for i in 0..KEYS {
+            let from = k[i].wrapping_add(at * G);
             // SAFETY: as above.
-            let k = unsafe { simd.spread::<G>(k[i].add(at * G)) };
+            let k = unsafe {
+                if G == S::LANES {
+                    E::read(simd, from)
+                } else {
+                    simd.spread::<G>(from.cast())
+                }
+            };
             for v in 0..VECTORS {
-                acc[v][i] = simd.mac(acc[v][i], q[v], k);
+                acc[v][i] = simd.mac(acc[v][i], rows[v], k);
             }
         }
     }
@@ -264,11 +388,7 @@ unsafe fn dots<S: Simd, const VECTORS: usize, const G: usize, const KEYS: usize>
 
 /// Adds neighbouring lanes, `width` of them, of all vectors; the sums move up into the first `KEYS / width` vectors.
 #[inline(always)]
-fn fold_neighbours<S: Simd, const KEYS: usize, const G: usize>(
-    simd: S,
-    acc: &mut [S::V; KEYS],
-    width: usize,
-) {
+fn fold_neighbours<S: Simd, const KEYS: usize>(simd: S, acc: &mut [S::V; KEYS], width: usize) {
     let mut vectors = KEYS;
     while vectors > KEYS / width {
         vectors /= 2;
@@ -281,80 +401,95 @@ fn fold_neighbours<S: Simd, const KEYS: usize, const G: usize>(
 /// Turns scores into probabilities, in place, and keeps up the running maximum and sum.
 ///
 /// # Safety
-/// [`block`]'s assertions hold.
+/// [`meet`]'s assertions hold.
 #[inline(always)]
 unsafe fn softmax<S: Simd, T: Element, const VECTORS: usize, const G: usize, const MASKED: bool>(
     simd: S,
     tile: &mut Tile,
+    keys: usize,
 ) {
     let rows = VECTORS * S::LANES / G;
     let step = if S::PAIRS { 2 } else { 1 };
     // Vectors for each of the `VECTORS`, of G keys each.
-    let count = tile.keys.div_ceil(G * step) * step;
-    let factor = simd.splat(tile.factor);
+    let count = keys.div_ceil(G * step) * step;
     let lane_keys: [f32; 16] = std::array::from_fn(|lane| (lane / rows) as f32);
     for v in 0..VECTORS {
         let lanes = v * S::LANES;
         let s = tile.scores.as_mut_ptr();
-        let at = |i: usize| (i * VECTORS + v) * S::LANES;
-        // SAFETY: `block` asserted the lengths; `lane_keys` has the 16 lanes of the widest vector.
-        let (low, high, keys) = unsafe {
-            (
-                simd.load(tile.low.as_ptr().add(lanes)),
-                simd.load(tile.high.as_ptr().add(lanes)),
-                simd.load(lane_keys.as_ptr()),
-            )
+        // SAFETY: `meet` asserted the lengths; `lane_keys` has the 16 lanes of the widest vector.
+        let sight = unsafe {
+            Sight {
+                low: simd.load(tile.low.as_ptr().add(lanes)),
+                high: simd.load(tile.high.as_ptr().add(lanes)),
+                keys: simd.load(lane_keys.as_ptr()),
+            }
         };
-        let visible = |i: usize| simd.within(simd.add(keys, simd.splat((i * G) as f32)), low, high);
-        let lowest = simd.splat(LOWEST);
-        let mut max = [lowest; 4];
+        let mut max = [simd.splat(LOWEST); 4];
         for i in 0..count {
             // SAFETY: `scores_len` covers `count` vectors.
-            let mut x = unsafe { simd.load(s.add(at(i))) };
+            let mut x = unsafe { simd.load(s.add((i * VECTORS + v) * S::LANES)) };
             if MASKED {
-                x = simd.select(visible(i), x, lowest);
+                x = sight.or(simd, i * G, x, simd.splat(LOWEST));
             }
             max[i % 4] = simd.max(x, max[i % 4]);
         }
         let max = simd.max(simd.max(max[0], max[1]), simd.max(max[2], max[3]));
-        let max = simd.mul(max, factor);
-        // SAFETY: `block` asserted the length.
+        let max = simd.mul(max, simd.splat(tile.factor));
+        // SAFETY: `meet` asserted the length.
         let mut running = unsafe { simd.load(tile.max.as_ptr().add(lanes)) };
         if simd.any_greater(max, simd.add(running, simd.splat(SLACK))) {
             let mut seen = [0.0; 16];
             // SAFETY: the widest vector has 16 lanes.
             unsafe { simd.store(seen.as_mut_ptr(), max) };
             raise(tile, &seen[..S::LANES], lanes, rows);
-            // SAFETY: `block` asserted the length.
+            // SAFETY: `meet` asserted the length.
             running = unsafe { simd.load(tile.max.as_ptr().add(lanes)) };
         }
-        // SAFETY: `block` asserted the length.
+        let factor = simd.splat(tile.factor);
+        // SAFETY: `meet` asserted the length.
         let mut sum = unsafe { simd.load(tile.sum.as_ptr().add(lanes)) };
-        let p = |i: usize| {
-            // SAFETY: `scores_len` covers `count` vectors.
-            let x = unsafe { simd.load(s.add(at(i))) };
-            let p = simd.exp2(simd.mul_sub(x, factor, running));
-            if MASKED {
-                simd.select(visible(i), p, simd.splat(0.0))
-            } else {
-                p
-            }
-        };
         for i in 0..count / step {
+            let mut p = [simd.splat(0.0); 2];
+            for (j, p) in p.iter_mut().enumerate().take(step) {
+                let i = i * step + j;
+                // SAFETY: `scores_len` covers `count` vectors.
+                let x = unsafe { simd.load(s.add((i * VECTORS + v) * S::LANES)) };
+                *p = simd.exp2(simd.mul_sub(x, factor, running));
+                if MASKED {
+                    *p = sight.or(simd, i * G, *p, simd.splat(0.0));
+                }
+            }
             let p = if S::PAIRS {
-                let pair = simd.pair::<G>(p(2 * i), p(2 * i + 1));
+                let pair = simd.pair::<G>(p[0], p[1]);
                 sum = simd.mac(sum, pair, simd.pair_of_ones());
                 pair
             } else {
-                let p = if T::ROUND { simd.round(p(i)) } else { p(i) };
+                let p = if T::ROUND { simd.round(p[0]) } else { p[0] };
                 sum = simd.add(sum, p);
                 p
             };
             // SAFETY: vector i is written where vectors 2i and 2i + 1, or i, have been read, which `scores_len` covers.
-            unsafe { simd.store(s.add(at(i)), p) };
+            unsafe { simd.store(s.add((i * VECTORS + v) * S::LANES), p) };
         }
-        // SAFETY: `block` asserted the length.
+        // SAFETY: `meet` asserted the length.
         unsafe { simd.store(tile.sum.as_mut_ptr().add(lanes), sum) };
+    }
+}
+
+/// Which keys the lanes of a vector see.
+struct Sight<V> {
+    low: V,
+    high: V,
+    /// The lanes' keys, counted from the vector's first.
+    keys: V,
+}
+
+impl<V: Copy> Sight<V> {
+    /// `x` in the lanes that see their key of the vector which starts at `first`, otherwise `hidden`.
+    #[inline(always)]
+    fn or<S: Simd<V = V>>(&self, simd: S, first: usize, x: V, hidden: V) -> V {
+        let keys = simd.add(self.keys, simd.splat(first as f32));
+        simd.select(simd.within(keys, self.low, self.high), x, hidden)
     }
 }
 
@@ -394,11 +529,12 @@ pub(super) fn pow2(x: f32) -> f32 {
 /// Adds the values, weighted by the probabilities, to the output; `ROWS` × `WIDE` vectors are the register tile.
 ///
 /// # Safety
-/// [`block`]'s assertions hold, and `ROWS` divides `rows`.
+/// [`meet`]'s assertions hold, and `ROWS` divides `rows`.
 #[inline(always)]
-unsafe fn weigh<S: Simd, const ROWS: usize, const WIDE: usize>(
+unsafe fn weigh<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
     simd: S,
     tile: &mut Tile,
+    block: &Block<E>,
     rows: usize,
 ) {
     let vectors = tile.head_dim / S::LANES;
@@ -406,19 +542,19 @@ unsafe fn weigh<S: Simd, const ROWS: usize, const WIDE: usize>(
     // SAFETY: strips end at the head size.
     unsafe {
         while at + WIDE <= vectors {
-            strip::<S, ROWS, WIDE>(simd, tile, rows, at * S::LANES);
+            strip::<S, E, ROWS, WIDE>(simd, tile, block, rows, at * S::LANES);
             at += WIDE;
         }
         if WIDE > 4 && at + 4 <= vectors {
-            strip::<S, ROWS, 4>(simd, tile, rows, at * S::LANES);
+            strip::<S, E, ROWS, 4>(simd, tile, block, rows, at * S::LANES);
             at += 4;
         }
         if WIDE > 2 && at + 2 <= vectors {
-            strip::<S, ROWS, 2>(simd, tile, rows, at * S::LANES);
+            strip::<S, E, ROWS, 2>(simd, tile, block, rows, at * S::LANES);
             at += 2;
         }
         if at < vectors {
-            strip::<S, ROWS, 1>(simd, tile, rows, at * S::LANES);
+            strip::<S, E, ROWS, 1>(simd, tile, block, rows, at * S::LANES);
         }
     }
 }
@@ -428,31 +564,47 @@ unsafe fn weigh<S: Simd, const ROWS: usize, const WIDE: usize>(
 /// # Safety
 /// As for [`weigh`]; `column` + `WIDE` vectors are at most the head size.
 #[inline(always)]
-unsafe fn strip<S: Simd, const ROWS: usize, const WIDE: usize>(
+unsafe fn strip<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
     simd: S,
     tile: &mut Tile,
+    block: &Block<E>,
     rows: usize,
     column: usize,
 ) {
-    let count = tile.keys.div_ceil(if S::PAIRS { 2 } else { 1 });
+    let step = if S::PAIRS { 2 } else { 1 };
+    let count = block.keys.div_ceil(step);
     let p = tile.scores.as_ptr();
+    // The strips share what there is to fetch.
+    let share = block.during_values.map_or(0..0, |ahead| {
+        let byte = |column: usize| ahead.stride * column / tile.head_dim;
+        byte(column)..byte(column + WIDE * S::LANES)
+    });
     for row in (0..rows).step_by(ROWS) {
+        let ahead = block.during_values.filter(|_| row == 0);
         let out = tile.out.as_mut_ptr();
         let to = |r: usize, w: usize| (row + r) * tile.head_dim + column + w * S::LANES;
-        let mut acc: [[S::V; WIDE]; ROWS] = std::array::from_fn(|r| {
-            // SAFETY: `block` asserted that the output has all rows.
-            std::array::from_fn(|w| unsafe { simd.load(out.add(to(r, w))) })
-        });
+        let mut acc = [[simd.splat(0.0); WIDE]; ROWS];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (w, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: `meet` asserted that the output has all rows.
+                *acc = unsafe { simd.load(out.add(to(r, w))) };
+            }
+        }
         for i in 0..count {
-            // SAFETY: `v` has `count` rows of the head size, the probabilities `count` of `rows`.
-            unsafe {
-                let from = tile.v.row(i).add(column);
-                let v: [S::V; WIDE] = std::array::from_fn(|w| simd.load(from.add(w * S::LANES)));
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let p = simd.spread::<1>(p.add(i * rows + row + r));
-                    for (acc, v) in acc.iter_mut().zip(v) {
-                        *acc = simd.mac(*acc, p, v);
-                    }
+            if let Some(ahead) = ahead {
+                ahead.fetch(i * step, step, share.clone());
+            }
+            let from = block.v.row(i).wrapping_add(column);
+            let mut v = [simd.splat(0.0); WIDE];
+            for (w, v) in v.iter_mut().enumerate() {
+                // SAFETY: `v` has `count` rows of the head size.
+                *v = unsafe { E::read(simd, from.add(w * S::LANES)) };
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: the probabilities are `count` of `rows`.
+                let p = unsafe { simd.spread::<1>(p.add(i * rows + row + r)) };
+                for (acc, v) in acc.iter_mut().zip(v) {
+                    *acc = simd.mac(*acc, p, v);
                 }
             }
         }
