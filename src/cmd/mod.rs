@@ -35,9 +35,9 @@ impl From<Outcome> for ExitCode {
 /// Whatever kept the subcommand from doing its work, with the context a user needs to act on it (exit code 2).
 pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
-        Command::Synth(args) => synth::run(&args),
-        Command::Tokenize(args) => tokenize::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Synth(args) => synth::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
     }
 }

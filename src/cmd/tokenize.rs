@@ -6,12 +6,18 @@ use anyhow::Context;
 
 use super::Outcome;
 use crate::cli::TokenizeArgs;
+use crate::engine::model_file::VocabularySource;
 use crate::engine::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Prints the ids on one line, separated by spaces.
 pub fn run(args: &TokenizeArgs) -> anyhow::Result<Outcome> {
-    let tokenizer = Tokenizer::open(&args.model)
-        .with_context(|| format!("cannot take the tokenizer of {}", args.model.display()))?;
+    let tokenizer = if args.model.extension().is_some_and(|e| e == "json") {
+        Tokenizer::from_json(&args.model)
+    } else {
+        VocabularySource::open(&args.model)?.tokenizer()
+    };
+    let tokenizer =
+        tokenizer.with_context(|| format!("cannot tokenize with {}", args.model.display()))?;
     for warning in tokenizer.warnings() {
         eprintln!("tokgate: warning: {warning}");
     }

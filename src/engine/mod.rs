@@ -7,6 +7,7 @@ pub mod kv_cache;
 pub mod mapping;
 pub mod model_file;
 pub mod safetensors;
+pub mod sampler;
 pub mod synth;
 pub mod tokenizer;
 pub mod weights;

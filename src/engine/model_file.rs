@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::config::{ConfigError, ModelConfig};
 use super::gguf::{Gguf, GgufError, Parts, SplitError};
 use super::safetensors::{Folder, FolderError};
+use super::tokenizer::{GgufVocab, Tokenizer, TokenizerError};
 use super::weights::{LoadOptions, ModelWeights, WeightsError};
 
 /// Why a model cannot be loaded.
@@ -67,6 +68,19 @@ impl VocabularySource {
                 Ok(gguf) => Ok(Self::Gguf(gguf)),
                 Err(source) => Err(part_error(path, source)),
             },
+        }
+    }
+}
+
+impl VocabularySource {
+    /// The tokenizer that the vocabulary makes.
+    ///
+    /// # Errors
+    /// [`TokenizerError`], also where the model has no vocabulary.
+    pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
+        match self {
+            Self::Gguf(gguf) => Tokenizer::from_gguf(GgufVocab::from_metadata(gguf)?),
+            Self::Folder(folder) => Tokenizer::from_json(folder),
         }
     }
 }

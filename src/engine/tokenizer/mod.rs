@@ -38,7 +38,6 @@ pub use stream::Decoder;
 pub use synthetic::{SYNTHETIC_MAX, SYNTHETIC_MIN, synthetic};
 pub use vocab::{GgufVocab, TokenKind, VocabWarning};
 
-use crate::engine::gguf::Gguf;
 use special::{Part, WholeTokens};
 use vocab::{Spelling, Vocab};
 
@@ -78,17 +77,6 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a model: a folder with a `tokenizer.json`, such a file itself, or a GGUF file.
-    ///
-    /// # Errors
-    /// As [`Self::from_json`], [`GgufVocab::from_metadata`] and [`Self::from_gguf`].
-    pub fn open(path: &Path) -> Result<Self, TokenizerError> {
-        if path.is_dir() || path.extension().is_some_and(|e| e == "json") {
-            return Self::from_json(path);
-        }
-        Self::from_gguf(GgufVocab::from_metadata(&Gguf::open(path)?)?)
-    }
-
     /// The tokenizer of a GGUF file's vocabulary.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ fn vocab(folder: &Path, name: &str) -> GgufVocab {
 }
 
 fn tokenizer(folder: &Path, name: &str) -> Tokenizer {
-    Tokenizer::open(&file(folder, name)).unwrap()
+    Tokenizer::from_gguf(vocab(folder, name)).unwrap()
 }
 
 #[test]
