@@ -22,17 +22,25 @@ pub(super) fn squares(x: &[f32]) -> f64 {
 
 #[target_feature(enable = "avx512f,avx512dq")]
 pub(super) fn add_squares(x: &mut [f32], y: &[f32]) -> f64 {
+    let (x_pairs, x_rest) = x.as_chunks_mut::<{ 2 * LANES }>();
+    let (y_pairs, y_rest) = y.as_chunks::<{ 2 * LANES }>();
     let mut sum_f64x8 = [_mm512_setzero_pd(); 4];
-    let (x, x_rest) = x.as_chunks_mut::<LANES>();
-    let (y, y_rest) = y.as_chunks::<LANES>();
-    for (i, (x, y)) in x.iter_mut().zip(y).enumerate() {
-        let sum = _mm512_add_ps(load(x), load(y));
-        store(x, sum);
-        add_squares_to(&mut sum_f64x8[i % 2 * 2..][..2], sum);
+    for (x, y) in x_pairs.iter_mut().zip(y_pairs) {
+        let (x, _) = x.as_chunks_mut::<LANES>();
+        let (y, _) = y.as_chunks::<LANES>();
+        let first = _mm512_add_ps(load(&x[0]), load(&y[0]));
+        let second = _mm512_add_ps(load(&x[1]), load(&y[1]));
+        store(&mut x[0], first);
+        store(&mut x[1], second);
+        let (a, b) = sum_f64x8.split_at_mut(2);
+        add_squares_to(a, first);
+        add_squares_to(b, second);
     }
-    let sum = _mm512_add_ps(load_part(x_rest), load_part(y_rest));
-    store_part(x_rest, sum);
-    add_squares_to(&mut sum_f64x8[..2], sum);
+    for (x, y) in x_rest.chunks_mut(LANES).zip(y_rest.chunks(LANES)) {
+        let sum = _mm512_add_ps(load_part(x), load_part(y));
+        store_part(x, sum);
+        add_squares_to(&mut sum_f64x8[..2], sum);
+    }
     total(sum_f64x8)
 }
 

@@ -342,7 +342,10 @@ fn gather(
     });
 }
 
-fn route_kernel(rt: &Runtime) -> unsafe fn(&[f32], bool, &mut [i32], &mut [u32], &mut [f32]) {
+/// Logits, whether to renormalise, working memory of a whole number of registers; experts and weights out.
+type RouteKernel = unsafe fn(&[f32], bool, &mut [i32], &mut [u32], &mut [f32]);
+
+fn route_kernel(rt: &Runtime) -> RouteKernel {
     match Op::MoeRoute.variant(rt.level()) {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::route,

@@ -261,7 +261,10 @@ pub fn rope(rt: &Runtime, rope: &Rope, angles: &RopeAngles, head_dim: usize, mut
     });
 }
 
-fn kernel(rt: &Runtime, kind: RopeKind) -> unsafe fn(&mut [f32], usize, &[f32], &[f32]) {
+/// A token's heads, elements of a head, cosines and sines.
+type Kernel = unsafe fn(&mut [f32], usize, &[f32], &[f32]);
+
+fn kernel(rt: &Runtime, kind: RopeKind) -> Kernel {
     match (Op::Rope.variant(rt.level()), kind) {
         #[cfg(target_arch = "x86_64")]
         (Tier::Avx2, RopeKind::Normal) => avx2::normal,
