@@ -208,21 +208,23 @@ pub fn moe_ffn(
         let mut gate = rt.scratch().take::<f32>(here.len() * n_ff);
         let mut up = rt.scratch().take::<f32>(here.len() * n_ff);
         let mut out = rt.scratch().take::<f32>(here.len() * d);
+
         let mut jobs = Vec::with_capacity(2 * group.len());
-        for (w, to) in [(&experts.gate, &mut gate), (&experts.up, &mut up)] {
-            let mut to = &mut to[..];
-            for e in group.clone() {
-                let rows = &tokens[start_of(e, &ends)..ends[e] as usize];
-                let y;
-                (y, to) = to.split_at_mut(rows.len() * n_ff);
-                if !rows.is_empty() {
-                    jobs.push(Job {
-                        x,
-                        rows: Some(rows),
-                        w: w.row_range(e * n_ff, (e + 1) * n_ff),
-                        y: MatMut::new(y, rows.len(), n_ff).expect("cut to size"),
-                    });
-                }
+        let (mut gate_rest, mut up_rest) = (&mut gate[..], &mut up[..]);
+        for e in group.clone() {
+            let rows = &tokens[start_of(e, &ends)..ends[e] as usize];
+            if rows.is_empty() {
+                continue;
+            }
+            // Side by side, so that both find the same tokens in the cache. A lone token is the same for all experts,
+            // and is rounded once if it does not go by different lists.
+            for (w, rest) in [(&experts.gate, &mut gate_rest), (&experts.up, &mut up_rest)] {
+                jobs.push(Job {
+                    x,
+                    rows: (x.rows() > 1).then_some(rows),
+                    w: w.row_range(e * n_ff, (e + 1) * n_ff),
+                    y: next_rows(rest, rows.len(), n_ff),
+                });
             }
         }
         matmul_all(rt, &mut jobs);
@@ -233,17 +235,15 @@ pub fn moe_ffn(
         swiglu(rt, h.reborrow(), up);
 
         let mut jobs = Vec::with_capacity(group.len());
-        let mut to = &mut out[..];
-        for e in group.clone() {
+        let mut out_rest = &mut out[..];
+        for e in group {
             let rows = start_of(e, &ends)..ends[e] as usize;
-            let y;
-            (y, to) = to.split_at_mut(rows.len() * d);
             if !rows.is_empty() {
                 jobs.push(Job {
                     x: h.as_ref().row_range(rows.start - start, rows.end - start),
                     rows: None,
                     w: experts.down.row_range(e * d, (e + 1) * d),
-                    y: MatMut::new(y, rows.len(), d).expect("cut to size"),
+                    y: next_rows(&mut out_rest, rows.len(), d),
                 });
             }
         }
@@ -253,6 +253,13 @@ pub fn moe_ffn(
         let out = MatRef::new(&out, here.len(), d).expect("taken in this size");
         gather(rt, top_k, here, &places, &weights, out, &mut y);
     }
+}
+
+/// Cuts `rows` rows off the front of `rest`.
+fn next_rows<'a>(rest: &mut &'a mut [f32], rows: usize, cols: usize) -> MatMut<'a, f32> {
+    let (first, others) = std::mem::take(rest).split_at_mut(rows * cols);
+    *rest = others;
+    MatMut::new(first, rows, cols).expect("cut to size")
 }
 
 /// Sorts pairs of a token and an expert by expert, then token: where each expert's pairs end, and each pair's token.
