@@ -49,6 +49,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write the logits of given tokens.
     Logits(LogitsArgs),
+    /// Print what is in a model's files: sizes, types, metadata, tensors.
+    Inspect(InspectArgs),
     /// Make a model file of a real shape, with seeded weights and a vocabulary.
     Synth(SynthArgs),
     /// Print the token ids of a text, on one line.
@@ -254,6 +256,32 @@ pub enum FlashAttn {
     /// With a matrix of scores.
     #[value(name = "0", alias = "off")]
     Off,
+}
+
+/// Arguments of `tokgate inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It reads headers only, also of models that cannot be run. The text shows tensors of the same shape and type in all
+layers as one; the JSON has each of them, and the first elements of each array.
+
+Example:
+  tokgate inspect qwen3-0.6b.gguf")]
+pub struct InspectArgs {
+    /// GGUF file, or a folder with config.json and safetensors.
+    #[arg(value_name = "FILE")]
+    pub model: PathBuf,
+    /// Output on standard output.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: InspectFormat,
+}
+
+/// Output format of `inspect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InspectFormat {
+    /// Tables of 80 columns.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// Arguments of `tokgate synth`.

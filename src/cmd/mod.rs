@@ -1,6 +1,7 @@
 //! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
 
 mod bench;
+mod inspect;
 mod logits;
 mod model;
 mod runtime;
@@ -36,6 +37,7 @@ impl From<Outcome> for ExitCode {
 pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Bench(args) => bench::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

@@ -3,7 +3,7 @@
 use std::num::NonZero;
 use std::thread;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 use super::Outcome;
 use crate::cli::SynthArgs;
@@ -39,10 +39,10 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<Outcome> {
     result?;
     let seconds = bar.elapsed().as_secs_f64();
     eprintln!(
-        "{}: {} layers, {:.2} GB in {seconds:.1} s ({:.0} MB/s)",
+        "{}: {} layers, {} in {seconds:.1} s ({:.0} MB/s)",
         args.output.display(),
         plan.config().n_layer,
-        plan.len() as f64 / 1e9,
+        DecimalBytes(plan.len()),
         plan.len() as f64 / 1e6 / seconds.max(1e-3),
     );
     Ok(Outcome::Clean)

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod forward;
 pub mod gguf;
+pub mod inspect;
 pub mod kv_cache;
 pub mod mapping;
 pub mod model_file;

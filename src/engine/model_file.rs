@@ -143,12 +143,13 @@ impl ModelFile {
     }
 }
 
-enum Kind {
+/// Which of the two a path is.
+pub(super) enum Kind {
     Gguf,
     Folder,
 }
 
-fn kind(path: &Path) -> Result<Kind, ModelError> {
+pub(super) fn kind(path: &Path) -> Result<Kind, ModelError> {
     if path.is_dir() {
         return Ok(Kind::Folder);
     }

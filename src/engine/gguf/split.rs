@@ -106,6 +106,11 @@ impl Parts {
         &self.0[0]
     }
 
+    /// All files, the one with the metadata first.
+    pub fn iter(&self) -> impl Iterator<Item = &Gguf> {
+        self.0.iter()
+    }
+
     /// All tensors, each with the file that holds it.
     pub fn tensors(&self) -> impl Iterator<Item = (&Gguf, &TensorInfo)> {
         self.0

@@ -39,6 +39,37 @@ pub(super) enum Local {
     Router,
 }
 
+impl Local {
+    const ALL: [Self; 15] = [
+        Self::AttnNorm,
+        Self::Wq,
+        Self::Wk,
+        Self::Wv,
+        Self::Wo,
+        Self::Bq,
+        Self::Bk,
+        Self::Bv,
+        Self::QNorm,
+        Self::KNorm,
+        Self::FfnNorm,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+        Self::Router,
+    ];
+
+    const fn component(self) -> Component {
+        match self {
+            Self::AttnNorm | Self::QNorm | Self::KNorm | Self::FfnNorm => Component::Norms,
+            Self::Wq | Self::Wk | Self::Wv | Self::Wo | Self::Bq | Self::Bk | Self::Bv => {
+                Component::Attention
+            }
+            Self::Gate | Self::Up | Self::Down => Component::FeedForward,
+            Self::Router => Component::Router,
+        }
+    }
+}
+
 impl Naming {
     pub const fn global(self, tensor: Global) -> &'static str {
         match (self, tensor) {
@@ -100,25 +131,37 @@ impl Naming {
     }
 }
 
-/// What a tensor of a GGUF file is for, by its name; `None` for one that no supported architecture has.
+/// What a tensor is for, by its name in either naming; `None` for one that no supported architecture has.
 pub fn component(name: &str) -> Option<Component> {
-    let Some(local) = name.strip_prefix("blk.") else {
-        return match name {
-            "token_embd.weight" => Some(Component::Embedding),
-            "output.weight" => Some(Component::Output),
-            "output_norm.weight" | "rope_freqs.weight" => Some(Component::Norms),
-            _ => None,
-        };
-    };
+    let names = [
+        (Global::TokenEmbd, Component::Embedding),
+        (Global::OutputNorm, Component::Norms),
+        (Global::Output, Component::Output),
+    ];
+    for (tensor, component) in names {
+        if [Naming::Gguf, Naming::Huggingface]
+            .map(|naming| naming.global(tensor))
+            .contains(&name)
+        {
+            return Some(component);
+        }
+    }
+    if name == "rope_freqs.weight" {
+        return Some(Component::Norms);
+    }
+    let local = name
+        .strip_prefix("blk.")
+        .or_else(|| name.strip_prefix("model.layers."))?;
     let (_, local) = local.split_once('.')?;
-    let (tensor, _) = local.rsplit_once('.')?;
-    match tensor {
-        "attn_norm" | "ffn_norm" | "attn_q_norm" | "attn_k_norm" => Some(Component::Norms),
-        "attn_q" | "attn_k" | "attn_v" | "attn_output" => Some(Component::Attention),
-        "ffn_gate" | "ffn_up" | "ffn_down" => Some(Component::FeedForward),
-        "ffn_gate_inp" => Some(Component::Router),
-        _ if tensor.ends_with("_exps") || tensor.starts_with("ffn_") => Some(Component::Experts),
-        _ => None,
+    let known = Local::ALL
+        .into_iter()
+        .find(|&tensor| local == gguf(tensor) || huggingface(tensor).contains(&local));
+    match known {
+        Some(tensor) => Some(tensor.component()),
+        None if local.contains("_exps.") || local.contains(".experts.") => Some(Component::Experts),
+        // `ffn_gate.7.weight`: one expert of an old Mixtral file.
+        None if local.starts_with("ffn_") => Some(Component::Experts),
+        None => None,
     }
 }
 
@@ -168,5 +211,37 @@ const fn part(tensor: Local) -> &'static str {
         Local::Gate => "gate",
         Local::Down => "down",
         _ => "up",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_components() {
+        let names = [
+            ("token_embd.weight", Some(Component::Embedding)),
+            ("lm_head.weight", Some(Component::Output)),
+            ("blk.3.attn_q.bias", Some(Component::Attention)),
+            ("blk.12.ffn_gate_inp.weight", Some(Component::Router)),
+            ("blk.12.ffn_gate_exps.weight", Some(Component::Experts)),
+            ("blk.12.ffn_gate.7.weight", Some(Component::Experts)),
+            ("blk.0.ffn_gate.weight", Some(Component::FeedForward)),
+            (
+                "model.layers.1.self_attn.k_norm.weight",
+                Some(Component::Norms),
+            ),
+            ("model.layers.1.mlp.gate.weight", Some(Component::Router)),
+            (
+                "model.layers.1.mlp.experts.17.up_proj.weight",
+                Some(Component::Experts),
+            ),
+            ("v.patch_embd.weight", None),
+            ("blk.", None),
+        ];
+        for (name, wanted) in names {
+            assert_eq!(component(name), wanted, "{name}");
+        }
     }
 }
