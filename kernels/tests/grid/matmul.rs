@@ -148,6 +148,9 @@ pub fn grid(op: Op) {
     shapes(op);
     jobs(op);
     extremes(op);
+    if unit(op) == 1 {
+        specials(op);
+    }
     foreign_shapes_panic(op);
 }
 
@@ -207,6 +210,20 @@ fn shapes(op: Op) {
         (1100, 17, 96),
     ] {
         compare(op, &mut rng, m, n, k, 0);
+    }
+    if unit > 1 {
+        return;
+    }
+    // Rows that are cut into pieces, at odd places, by each of the ways to cut them.
+    for (m, n, k) in [
+        (3, 19, 6007),
+        (7, 41, 3001),
+        (16, 22, 2051),
+        (24, 35, 1537),
+        (40, 70, 1031),
+        (540, 40, 777),
+    ] {
+        compare(op, &mut rng, m, n, k, 3);
     }
 }
 
@@ -346,6 +363,41 @@ fn extremes(op: Op) {
                     }
                 }
             }
+        }
+    }
+}
+
+/// What floats have besides numbers: ties between two roundings, NaN that rounding could turn into infinity, weights
+/// that are not numbers, subnormal ones.
+fn specials(op: Op) {
+    let mut rng = Rng::new(5);
+    let (n, k) = (21, 67);
+    for m in [1, 4, 14, 30] {
+        let mut w = Matrix::new(op, &mut rng, n, k, 0, 0);
+        let nan = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        for (at, bad) in nan.into_iter().enumerate() {
+            let at = 5 * k * (at + 1) + 7 * at;
+            match &mut w.data {
+                Owned::F32(w) => (w[at], w[at / 2]) = (bad, f32::from_bits(1)),
+                Owned::F16(w) => (w[at], w[at / 2]) = (f16::from_f32(bad), f16::from_bits(1)),
+                Owned::Bf16(w) => (w[at], w[at / 2]) = (bf16::from_f32(bad), bf16::from_bits(1)),
+                Owned::Q8_0(_) => unreachable!("blocks are integers"),
+            }
+        }
+        let mut x = rng.f32s(m * k);
+        for x in x.iter_mut().step_by(2) {
+            *x = f32::from_bits(x.to_bits() & 0xffff_0000 | 0x8000);
+        }
+        if m > 1 {
+            x[k + 3] = f32::from_bits(0x7f80_0001);
+        }
+        let (want, scale) = reference(op, m, &x, &w);
+        let bad = |y: &&f32| !y.is_finite();
+        assert!(want.iter().filter(bad).count() >= 3 * m + (n - 3) * usize::from(m > 1));
+        for level in levels(op) {
+            let what = format!("{op} {level} specials m{m}");
+            let got = run(level, 1, m, &x, &w, 0);
+            assert_close(&what, &got, &want, &scale, tolerance(op));
         }
     }
 }

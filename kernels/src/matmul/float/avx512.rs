@@ -20,6 +20,7 @@ const PANEL: usize = 32;
 
 const fn variant<W: Wide>() -> Variant<W, f32> {
     Variant {
+        dot_tokens: 24,
         block: BLOCK,
         prepare: prepare::<W>,
         dots: const {

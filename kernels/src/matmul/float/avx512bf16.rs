@@ -1,8 +1,7 @@
 //! AVX-512 with its bf16 instructions: `vdpbf16ps` adds the products of pairs.
 //!
-//! WHY 32 × 12: as in `avx512.rs`. One zmm of pairs a cycle on Zen 4 is twice the MACs of an f32 FMA there. On Intel's
-//! cores up to Emerald Rapids the instruction takes the place of four FMA, so that `avx512.rs` is twice as fast:
-//! measured 43 against 88 GMAC/s a thread, from registers.
+//! WHY 32 × 12: as in `avx512.rs`, with twice the MACs a register where the CPU starts one `vdpbf16ps` a cycle, as Zen 4
+//! does. On Intel's cores it takes the slots of four FMA, and [`crate::Level::preferred`] avoids it.
 
 use std::arch::x86_64::*;
 
@@ -12,6 +11,7 @@ use super::avx512::{store, store_dots, transpose16};
 use super::{Dot, Tile, Variant};
 
 pub(super) static BF16: Variant<bf16, bf16> = Variant {
+    dot_tokens: 24,
     block: BLOCK,
     prepare,
     dots: &[
