@@ -45,6 +45,10 @@ fn llama_bench_spellings(args: impl Iterator<Item = OsString>) -> impl Iterator<
 /// One subcommand; its arguments are defined here, its behaviour in the file of the same name under `cmd/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Continue a text, printing it as it comes.
+    Run(RunArgs),
+    /// Tell how well a model predicts a text.
+    Perplexity(PerplexityArgs),
     /// Measure prompt processing and generation, as llama-bench does and in its formats.
     Bench(BenchArgs),
     /// Write the logits of given tokens.
@@ -114,6 +118,75 @@ pub enum KvType {
     Bf16,
     /// binary32.
     F32,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  tokgate run -m qwen3-0.6b.gguf -p 'Once upon a time' -n 64 --temp 0.7 --seed 1"
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub model: ModelArgs,
+
+    /// Text to continue; '-' reads it from standard input.
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: OsString,
+
+    /// Tokens to generate at most.
+    #[arg(short, long, default_value_t = 128, value_name = "N")]
+    pub n_predict: usize,
+
+    /// Positions of the KV cache [default: as many as the prompt and -n need].
+    #[arg(short, long, value_name = "N")]
+    pub ctx_size: Option<usize>,
+
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.8)]
+    pub temp: f32,
+
+    /// Sample from the K likeliest tokens only; 0 for all.
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub top_k: usize,
+
+    /// Sample from the likeliest tokens that make up this probability.
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub top_p: f32,
+
+    /// Leave out tokens less likely than this share of the likeliest one.
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    pub min_p: f32,
+
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Go on after the model's end-of-text token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+
+    /// Prompt tokens processed in one pass.
+    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
+    pub ubatch_size: usize,
+
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub kv: KvType,
+
+    /// Print rates and counts as JSON on the last line, instead of a summary on standard error.
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub runtime: RuntimeArgs,
 }
 
 /// Arguments of `bench`.
@@ -346,6 +419,47 @@ pub struct TokenizeArgs {
     /// The text, any bytes; `-` reads it from standard input. Put `--` before a text that begins with a dash.
     #[arg(value_name = "TEXT")]
     pub text: OsString,
+}
+
+/// Arguments of `perplexity`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The text is cut into chunks of --ctx-size tokens, and the second half of each is predicted from\nwhat comes before it in the chunk, as llama-perplexity does.\n\nExample:\n  tokgate perplexity -m qwen3-0.6b.gguf -f wiki.test.raw"
+)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub model: ModelArgs,
+
+    /// Text to predict.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Tokens of a chunk.
+    #[arg(short, long, default_value_t = 512, value_name = "N")]
+    pub ctx_size: usize,
+
+    /// Stop after this many chunks.
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub kv: KvType,
+
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub runtime: RuntimeArgs,
 }
 
 /// Arguments of `logits`.

@@ -4,6 +4,8 @@ mod bench;
 mod inspect;
 mod logits;
 mod model;
+mod perplexity;
+mod run;
 mod runtime;
 mod synth;
 mod tokenize;
@@ -39,6 +41,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
     }

@@ -8,6 +8,7 @@ use tokgate_kernels::DType;
 use crate::cli::{KvType, WeightType};
 use crate::engine::forward::Model;
 use crate::engine::model_file::{ModelFile, VocabularySource};
+use crate::engine::tokenizer::Tokenizer;
 use crate::engine::weights::{Ffn, LoadOptions};
 
 /// A model and where it came from.
@@ -55,6 +56,19 @@ pub fn kv(kv: KvType) -> DType {
 }
 
 impl Loaded {
+    /// The model's tokenizer; what is odd about it is said on standard error.
+    ///
+    /// # Errors
+    /// If the model has no vocabulary, or one that cannot be used.
+    pub fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
+        let tokenizer = self.vocabulary.tokenizer();
+        let tokenizer = tokenizer.with_context(|| self.path.display().to_string())?;
+        for warning in tokenizer.warnings() {
+            eprintln!("tokgate: warning: {warning}");
+        }
+        Ok(tokenizer)
+    }
+
     /// Parameters.
     pub fn params(&self) -> u64 {
         self.model.weights().total().elements
