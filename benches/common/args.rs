@@ -49,6 +49,8 @@ pub struct Args {
     pub mode: Mode,
     /// Whether the user chose the sampling, which then holds for all benches.
     pub own_sampling: bool,
+    /// What iai-callgrind understands as well, in its way of writing it.
+    pub for_callgrind: Vec<String>,
     filter: Filter,
 }
 
@@ -67,15 +69,17 @@ impl Args {
     }
 
     fn parse(words: impl Iterator<Item = String>) -> Self {
-        let (mut flags, mut text) = (Vec::new(), None);
+        let (mut flags, mut text, mut for_callgrind) = (Vec::new(), None, Vec::new());
         let mut words = words.peekable();
         while let Some(word) = words.next() {
             if word == "--" {
                 text = words.next().or(text);
             } else if word.starts_with('-') && word.len() > 1 {
-                if WITH_VALUE.contains(&word.as_str()) {
-                    words.next();
-                }
+                let value = WITH_VALUE
+                    .contains(&word.as_str())
+                    .then(|| words.next())
+                    .flatten();
+                for_callgrind.extend(callgrind_word(&word, value.as_deref()));
                 flags.push(word);
             } else {
                 text = Some(word);
@@ -113,6 +117,7 @@ impl Args {
         Self {
             mode,
             own_sampling: sampling.into_iter().any(given),
+            for_callgrind,
             filter,
         }
     }
@@ -124,6 +129,24 @@ impl Args {
             Filter::None => false,
             Filter::Exact(exact) => id == exact,
             Filter::Regex(regex) => regex.is_match(id),
+        }
+    }
+}
+
+/// An option of criterion as iai-callgrind wants it, if that has it; an option of iai-callgrind's own as it is.
+fn callgrind_word(word: &str, value: Option<&str>) -> Option<String> {
+    let shared = ["--save-baseline", "--baseline", "--load-baseline"];
+    let name = match word {
+        "-s" => "--save-baseline",
+        "-b" => "--baseline",
+        _ => word,
+    };
+    match value {
+        Some(value) => shared.contains(&name).then(|| format!("{name}={value}")),
+        None => {
+            let own = |prefix: &&str| word.starts_with(&format!("{prefix}="));
+            let is_own = shared.iter().any(own) || word.starts_with("--callgrind-");
+            is_own.then(|| word.to_owned())
         }
     }
 }

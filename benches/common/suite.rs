@@ -1,5 +1,6 @@
 //! The loop of a target: select, prepare, check, pace, time, report.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -47,6 +48,8 @@ pub struct Context {
     pub runtimes: Rc<Runtimes>,
     /// Whether times will be taken.
     pub measures: bool,
+    /// What a call works through, where only preparing it tells.
+    pub work: Cell<Option<Work>>,
 }
 
 impl Context {
@@ -66,6 +69,8 @@ struct Bench {
     shape: String,
     work: Work,
     seconds: f64,
+    /// Too much for code that is not optimised.
+    heavy: bool,
     prepare: Prepare,
 }
 
@@ -110,14 +115,36 @@ impl Suite {
     ) {
         // A rough guess, for the progress only, which corrects it as it goes.
         let rate = if variant == "scalar" { 2e9 } else { 60e9 };
-        let seconds = 0.8 + 12.0 * work.elements as f64 / rate;
-        let shape = format!("{shape}{}", self.threads.suffix());
         self.benches.push(Bench {
             op: op.to_owned(),
             variant: variant.to_owned(),
-            shape,
+            shape: format!("{shape}{}", self.threads.suffix()),
             work,
+            seconds: 0.8 + 12.0 * work.elements as f64 / rate,
+            heavy: work.elements > SMOKE_ELEMENTS,
+            prepare: Box::new(prepare),
+        });
+    }
+
+    /// Adds the bench of a whole model, which takes about `seconds`; its shape always tells the threads.
+    pub fn add_model(
+        &mut self,
+        op: &str,
+        variant: &str,
+        shape: &str,
+        seconds: f64,
+        prepare: impl FnOnce(&Context) -> anyhow::Result<Routine> + 'static,
+    ) {
+        self.benches.push(Bench {
+            op: op.to_owned(),
+            variant: variant.to_owned(),
+            shape: format!("{shape}_t{}", self.threads.count),
+            work: Work {
+                elements: 0,
+                bytes: 0,
+            },
             seconds,
+            heavy: true,
             prepare: Box::new(prepare),
         });
     }
@@ -133,7 +160,7 @@ impl Suite {
         let mut benches = self.benches;
         benches.retain(|bench| args.selects(&bench.id()));
         if args.mode == Mode::Smoke {
-            benches.retain(|bench| bench.work.elements <= SMOKE_ELEMENTS);
+            benches.retain(|bench| !bench.heavy);
         }
         if total == 0 {
             eprintln!("error: this target has no benches");
@@ -142,6 +169,7 @@ impl Suite {
         let context = Context {
             runtimes: Runtimes::new(self.threads),
             measures: args.mode == Mode::Measure,
+            work: Cell::new(None),
         };
         let mut progress = Progress::new(&benches, args.mode);
         let mut failures = 0_usize;
@@ -177,7 +205,7 @@ fn measure(
         return Ok(());
     }
     let mut routine = (bench.prepare)(context)?;
-    let Work { elements, bytes } = bench.work;
+    let Work { elements, bytes } = context.work.take().unwrap_or(bench.work);
     group.throughput(Throughput::ElementsAndBytes { elements, bytes });
     let mut warm = None;
     if context.measures {
@@ -260,7 +288,7 @@ impl Pace {
                 call,
                 samples: 10,
                 warm_up: ms(1),
-                measure: call * 10,
+                measure: call * 19 / 2,
             }
         }
     }
