@@ -20,9 +20,10 @@
 //! needs some tokens to pay. A panel and a tile's activations stay in L1 or close to it while the tokens stream past;
 //! [`TOKENS`] tokens of a block of k take half a megabyte and the partial sums of [`COLUMNS`] outputs a quarter, which
 //! stay in L2. Of the next panel's weights each tile prefetches one row. Widened weights are kept as f32 in the panel,
-//! for widening them in the inner loop would take slots from the FMA. Reached on the same machine at m = 512, both
-//! 4096 → 11008 and 1024 → 3072, one and two threads: 89–91 % of the FMA peak for all three types with AVX-512 (the
-//! `gemm` crate's f32: 76–79 %), 93 % with AVX2, and 98 % of the `vdpbf16ps` peak.
+//! for widening them in the inner loop would take slots from the FMA. Blocks of twice the depth are slower. Reached on
+//! the same machine at m = 512, both 4096 → 11008 and 1024 → 3072, one and two threads: 86–92 % of the FMA peak for all
+//! three types with AVX-512 (the `gemm` crate's f32: 75–80 %), 84–86 % with AVX2, and 98 % of the `vdpbf16ps` peak. What
+//! is missing is half packing and half writing the outputs.
 
 mod avx2;
 mod avx512;
