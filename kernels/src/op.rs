@@ -36,7 +36,7 @@ pub enum Op {
     MoeQ8_0,
     /// [`rms_norm()`](crate::rms_norm).
     RmsNorm,
-    /// [`rope()`](crate::rope).
+    /// [`rope()`](crate::rope()).
     Rope,
     /// [`swiglu()`](crate::swiglu).
     Swiglu,

@@ -46,8 +46,13 @@ pub const VARIANTS_ADD: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants of [`softmax`].
 pub const VARIANTS_SOFTMAX: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 
-/// Elements below which a fork costs more than it saves: some 3 µs of work at 10 elements a nanosecond.
+/// Elements to add below which a fork costs more than it saves: some 3 µs of work at 10 elements a nanosecond.
 const MIN_FORK: usize = 32 * 1024;
+
+/// What an element costs, in elements to add, from the cache on Emerald Rapids.
+const NORM_COST: usize = 2;
+/// The same for what takes an exponential.
+const EXP_COST: usize = 5;
 
 /// `y = x / √(mean(x²) + eps) · weight`, row by row.
 ///
@@ -58,7 +63,7 @@ pub fn rms_norm(rt: &Runtime, x: MatRef<f32>, weight: &[f32], eps: f32, mut y: M
     same_shape("rms_norm: x", shape, "y", (y.rows(), y.cols()));
     same_len("rms_norm: weight", weight.len(), x.cols());
     let norm = norm(rt);
-    each_row(rt, &mut y, |r, y| {
+    each_row(rt, &mut y, NORM_COST, |r, y| {
         let x = x.row(r);
         // SAFETY: the runtime's level proves the instructions of what `norm` chose.
         unsafe { (norm.scale)(x, inverse_rms((norm.squares)(x), x.len(), eps), weight, y) };
@@ -72,7 +77,7 @@ pub fn rms_norm(rt: &Runtime, x: MatRef<f32>, weight: &[f32], eps: f32, mut y: M
 pub fn rms_norm_in_place(rt: &Runtime, mut x: MatMut<f32>, weight: &[f32], eps: f32) {
     same_len("rms_norm_in_place: weight", weight.len(), x.cols());
     let norm = norm(rt);
-    each_row(rt, &mut x, |_, x| {
+    each_row(rt, &mut x, NORM_COST, |_, x| {
         // SAFETY: the runtime's level proves the instructions of what `norm` chose.
         unsafe {
             let scale = inverse_rms((norm.squares)(x), x.len(), eps);
@@ -88,7 +93,7 @@ pub fn rms_norm_in_place(rt: &Runtime, mut x: MatMut<f32>, weight: &[f32], eps: 
 pub fn add(rt: &Runtime, mut x: MatMut<f32>, y: MatRef<f32>) {
     same_shape("add: x", (x.rows(), x.cols()), "y", (y.rows(), y.cols()));
     let kernel = add_kernel(rt);
-    each_row(rt, &mut x, |r, x| {
+    each_row(rt, &mut x, 1, |r, x| {
         // SAFETY: the runtime's level proves the kernel's instructions.
         unsafe { kernel(x, y.row(r)) };
     });
@@ -112,7 +117,7 @@ pub fn add_rms_norm(
     same_len("add_rms_norm: weight", weight.len(), x.cols());
     let norm = norm(rt);
     let out = out.shared();
-    each_row(rt, &mut x, |r, x| {
+    each_row(rt, &mut x, NORM_COST, |r, x| {
         // SAFETY: `each_row` hands each row to one worker.
         let out = unsafe { out.tile(r, 0, out.cols()) };
         // SAFETY: the runtime's level proves the instructions of what `norm` chose.
@@ -130,7 +135,7 @@ pub fn add_rms_norm(
 pub fn add_bias(rt: &Runtime, mut x: MatMut<f32>, bias: &[f32]) {
     same_len("add_bias: bias", bias.len(), x.cols());
     let kernel = add_kernel(rt);
-    each_row(rt, &mut x, |_, x| {
+    each_row(rt, &mut x, 1, |_, x| {
         // SAFETY: the runtime's level proves the kernel's instructions.
         unsafe { kernel(x, bias) };
     });
@@ -144,7 +149,7 @@ pub fn swiglu(rt: &Runtime, mut gate: MatMut<f32>, up: MatRef<f32>) {
     let shape = (gate.rows(), gate.cols());
     same_shape("swiglu: gate", shape, "up", (up.rows(), up.cols()));
     let kernel = swiglu_kernel(rt);
-    each_row(rt, &mut gate, |r, gate| {
+    each_row(rt, &mut gate, EXP_COST, |r, gate| {
         // SAFETY: the runtime's level proves the kernel's instructions.
         unsafe { kernel(gate, up.row(r)) };
     });
@@ -159,7 +164,7 @@ pub fn softmax(rt: &Runtime, mut x: MatMut<f32>) {
         Tier::Avx512Vnni => avx512::softmax,
         _ => scalar::softmax,
     };
-    each_row(rt, &mut x, |_, x| {
+    each_row(rt, &mut x, EXP_COST, |_, x| {
         // SAFETY: the runtime's level proves the kernel's instructions.
         unsafe { kernel(x) };
     });
@@ -246,10 +251,15 @@ fn no_maximum(x: &mut [f32]) {
 }
 
 /// Calls `job(r, row r of x)` for each row, on the workers where that pays.
-fn each_row(rt: &Runtime, x: &mut MatMut<f32>, job: impl Fn(usize, &mut [f32]) + Sync) {
+fn each_row(
+    rt: &Runtime,
+    x: &mut MatMut<f32>,
+    element_cost: usize,
+    job: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let (rows, cols) = (x.rows(), x.cols());
     let x = x.shared();
-    in_rows(rt, rows, cols, |rows| {
+    in_rows(rt, rows, cols.saturating_mul(element_cost), |rows| {
         for r in rows {
             // SAFETY: each row belongs to one range, and each range to one worker.
             job(r, unsafe { x.tile(r, 0, cols) });
@@ -257,9 +267,13 @@ fn each_row(rt: &Runtime, x: &mut MatMut<f32>, job: impl Fn(usize, &mut [f32]) +
     });
 }
 
-/// Calls `job` with ranges that make up `0..rows`: one range where `rows · cost` elements are too few for a fork,
+/// Calls `job` with ranges that make up `0..rows`: one range where `rows · cost` additions are too few for a fork,
 /// otherwise a few for each worker, so that one whose core is taken away does not hold up the rest.
 pub(crate) fn in_rows(rt: &Runtime, rows: usize, cost: usize, job: impl Fn(Range<usize>) + Sync) {
+    // Rows of nothing may be any number.
+    if cost == 0 {
+        return;
+    }
     let threads = rt.pool().threads();
     if threads == 1 || rows.saturating_mul(cost) < MIN_FORK {
         job(0..rows);

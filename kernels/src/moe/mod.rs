@@ -329,7 +329,7 @@ fn gather(
     let (n_tokens, d) = (y.rows(), y.cols());
     let kernel = add_scaled_kernel(rt);
     let y = y.shared();
-    in_rows(rt, n_tokens, top_k * d, |range| {
+    in_rows(rt, n_tokens, top_k.saturating_mul(d), |range| {
         for t in range {
             let pairs = t * top_k..(t + 1) * top_k;
             let places = &places[pairs.clone()];

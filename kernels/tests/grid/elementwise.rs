@@ -1,7 +1,8 @@
 //! Norms, adds, gates and softmax.
 
 use tokgate_kernels::{
-    Level, Op, Runtime, add, add_bias, add_rms_norm, rms_norm, rms_norm_in_place, softmax, swiglu,
+    Level, MatMut, Op, Runtime, add, add_bias, add_rms_norm, rms_norm, rms_norm_in_place, softmax,
+    swiglu,
 };
 
 use crate::common::{Rng, assert_close, levels, runtime, tolerance};
@@ -299,4 +300,13 @@ fn shapes_that_do_not_belong_together_panic() {
     assert!(fails(&|x| add(&rt, x.view_mut(), other.view())));
     assert!(fails(&|x| add_bias(&rt, x.view_mut(), &[1.0; 3])));
     assert!(fails(&|x| swiglu(&rt, x.view_mut(), other.view())));
+}
+
+#[test]
+fn countless_rows_of_nothing_take_no_time() {
+    let rt = runtime(Level::highest(), 2);
+    let nothing = || MatMut::new(&mut [], usize::MAX, 0).expect("no elements");
+    softmax(&rt, nothing());
+    rms_norm_in_place(&rt, nothing(), &[], EPS);
+    swiglu(&rt, nothing(), nothing().as_ref());
 }
