@@ -16,4 +16,5 @@ pub mod judge;
 pub mod probe;
 pub mod record;
 pub mod render;
+pub mod session;
 pub mod throughput;

@@ -1,10 +1,12 @@
 //! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
 
 mod bench;
+mod compare;
 mod inspect;
 mod logits;
 mod model;
 mod perplexity;
+mod record;
 mod run;
 mod runtime;
 mod synth;
@@ -45,5 +47,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Run(args) => run::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
+        Command::Record(args) => record::run(&args),
+        Command::Compare(args) => compare::run(&args),
     }
 }

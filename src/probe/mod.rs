@@ -1,1 +1,3 @@
-//! probe
+//! What the machine is and what it does.
+
+pub mod machine;

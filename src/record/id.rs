@@ -14,7 +14,6 @@
 //! Other projects name their benches as they like. Their names are *foreign* ids: kept to the byte, compared and
 //! sorted like any other, without parts.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -120,20 +119,6 @@ impl BenchId {
             && is_name(found.variant)
             && is_shape(found.shape);
         valid.then_some(found)
-    }
-
-    /// The id in at most `width` characters: whole if it fits, otherwise with its middle left out, because both the
-    /// operation and the shape are needed to tell benches apart.
-    pub fn shortened(&self, width: usize) -> Cow<'_, str> {
-        let length = self.0.chars().count();
-        if length <= width {
-            return Cow::Borrowed(&self.0);
-        }
-        let kept = width.saturating_sub(1);
-        let tail = kept.div_ceil(2);
-        let head: String = self.0.chars().take(kept - tail).collect();
-        let tail: String = self.0.chars().skip(length - tail).collect();
-        Cow::Owned(format!("{head}…{tail}"))
     }
 }
 
@@ -277,14 +262,6 @@ mod tests {
         assert!(BenchId::kernel("matmul/f32", "avx2", &[]).is_err());
     }
 
-    #[test]
-    fn shortening_keeps_both_ends() {
-        let id: BenchId = "matmul/q8_0/avx512vnni/m1_k4096_n11008".parse().unwrap();
-        assert_eq!(id.shortened(38), id.as_str());
-        assert_eq!(id.shortened(24), "matmul/q8_0…k4096_n11008");
-        assert_eq!(id.shortened(1), "…");
-    }
-
     proptest! {
         #[test]
         fn ids_of_the_grammar_round_trip(
@@ -310,12 +287,6 @@ mod tests {
             prop_assert_eq!(id.to_string(), text);
             let json = serde_json::to_string(&id).unwrap();
             prop_assert_eq!(serde_json::from_str::<BenchId>(&json).unwrap(), id);
-        }
-
-        #[test]
-        fn a_shortened_id_fits(text in "\\PC{1,64}", width in 1usize..80) {
-            let id: BenchId = text.parse().unwrap();
-            prop_assert!(id.shortened(width).chars().count() <= width.max(1));
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What was measured, under which name, and where the figures come from; baselines on disk; other harnesses' formats.
 //!
 //! [`BenchId`] names a bench, [`Metric`] what was measured of it, [`Measurement`] holds the raw samples, [`Record`] a
-//! set of them with the [`Provenance`] of every run. [`store`] keeps records as baselines, and adapters read what
-//! criterion and callgrind leave behind.
+//! set of them with the [`Provenance`] of every run. [`store`] keeps records as baselines, [`git`] finds those of
+//! other commits, [`adapters`] read what criterion and callgrind's harnesses leave behind.
 
+pub mod adapters;
+pub mod git;
 pub mod llama_bench;
 pub mod store;
 
@@ -11,10 +13,13 @@ mod files;
 mod id;
 mod measurement;
 mod metric;
+mod project;
 mod run;
 
 pub use files::FileError;
+pub(crate) use files::{read_text, write_whole};
 pub use id::{BenchId, IdError, IdParts, MAX_ID_LEN};
 pub use measurement::{MAX_SAMPLES, Measurement, SampleError, Samples, Throughput, TimedSamples};
 pub use metric::{Direction, Metric, MetricKind, UnknownMetric};
+pub use project::{NoProject, Project};
 pub use run::{MachineKey, NameError, Provenance, Record, RunId, UnknownRun, Witness};

@@ -1,0 +1,132 @@
+//! The statistics that verdicts stand on: robust, because neighbours only ever add time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Direction, Measurement};
+
+/// Parts that a measurement is cut into, to see how far its statistic wanders while it is taken.
+const BATCHES: usize = 5;
+
+/// Fewer samples than this make no batch.
+const MIN_BATCH: usize = 5;
+
+/// Which figure of a measurement's samples stands for the measurement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Statistic {
+    /// The best sample.
+    Best,
+    /// The 10 % quantile of the samples, counted from the best: what the code costs when nobody disturbs it.
+    #[default]
+    Low,
+    /// The median, for code whose best moments are luck, such as bursts of memory bandwidth.
+    Median,
+}
+
+/// What the samples of one measurement say, in the metric's unit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many samples there are.
+    pub samples: usize,
+    /// The figure that is compared: [`Statistic::of`] the samples.
+    pub value: f64,
+    /// The median.
+    pub median: f64,
+    /// The 90 % quantile, counted from the best.
+    pub tail: f64,
+    /// The median absolute deviation of the samples, scaled to a standard deviation, in percent of the median.
+    pub spread_pct: f64,
+    /// How far the parts of the measurement disagree on the compared figure: ±, as a logarithm.
+    pub wander: f64,
+}
+
+impl Statistic {
+    /// The statistic of `sorted` figures, the best first; `NaN` if there are none.
+    pub fn of(self, sorted: &[f64]) -> f64 {
+        match self {
+            Self::Best => quantile(sorted, 0.0),
+            Self::Low => quantile(sorted, 0.1),
+            Self::Median => quantile(sorted, 0.5),
+        }
+    }
+}
+
+impl Summary {
+    /// Summarises a measurement.
+    pub fn of(measurement: &Measurement, statistic: Statistic) -> Self {
+        Self::of_figures(
+            &measurement.figures(),
+            measurement.metric().direction(),
+            statistic,
+        )
+    }
+
+    /// Summarises figures that are given in the order in which they were taken.
+    pub fn of_figures(figures: &[f64], direction: Direction, statistic: Statistic) -> Self {
+        let sorted = best_first(figures, direction);
+        let median = quantile(&sorted, 0.5);
+        let deviations: Vec<f64> = figures
+            .iter()
+            .map(|figure| (figure - median).abs())
+            .collect();
+        let deviation = quantile(&best_first(&deviations, Direction::LowerIsBetter), 0.5);
+        Self {
+            samples: figures.len(),
+            value: statistic.of(&sorted),
+            median,
+            tail: quantile(&sorted, 0.9),
+            spread_pct: NORMAL_MAD * deviation / median * 100.0,
+            wander: wander(figures, direction, statistic),
+        }
+    }
+}
+
+/// The standard deviation of a normal distribution over its median absolute deviation.
+const NORMAL_MAD: f64 = 1.482_602_218_505_602;
+
+/// The quantile `p` of `sorted` figures by linear interpolation, as R's type 7 and NumPy do it; `NaN` for none.
+pub fn quantile(sorted: &[f64], p: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else {
+        return f64::NAN;
+    };
+    let place = p.clamp(0.0, 1.0) * last as f64;
+    let below = sorted[place as usize];
+    let above = sorted[(place as usize + 1).min(last)];
+    below + (above - below) * place.fract()
+}
+
+/// The median of `figures` and their median absolute deviation, scaled to a standard deviation; `None` for none.
+pub fn median_and_deviation(figures: &[f64]) -> Option<(f64, f64)> {
+    if figures.is_empty() {
+        return None;
+    }
+    let median = quantile(&best_first(figures, Direction::LowerIsBetter), 0.5);
+    let deviations: Vec<f64> = figures
+        .iter()
+        .map(|figure| (figure - median).abs())
+        .collect();
+    let deviation = quantile(&best_first(&deviations, Direction::LowerIsBetter), 0.5);
+    Some((median, NORMAL_MAD * deviation))
+}
+
+fn best_first(figures: &[f64], direction: Direction) -> Vec<f64> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    if direction == Direction::HigherIsBetter {
+        sorted.reverse();
+    }
+    sorted
+}
+
+/// How well consecutive parts of a measurement agree on its statistic: the logarithm of the ratio between the median
+/// part's and the best part's. A disturbed part does no harm as long as most are not.
+fn wander(figures: &[f64], direction: Direction, statistic: Statistic) -> f64 {
+    let batches = (figures.len() / MIN_BATCH).clamp(1, BATCHES);
+    let length = figures.len().div_ceil(batches).max(1);
+    let values: Vec<f64> = figures
+        .chunks(length)
+        .map(|batch| statistic.of(&best_first(batch, direction)))
+        .collect();
+    let sorted = best_first(&values, direction);
+    (quantile(&sorted, 0.5) / quantile(&sorted, 0.0)).ln().abs()
+}

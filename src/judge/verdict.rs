@@ -1,0 +1,135 @@
+//! What can be said of a bench, and why no more than that.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::record::MachineKey;
+
+/// What a comparison says of one bench and metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The measurement itself is wrong.
+    Failed,
+    /// Worse beyond the threshold, with all that could excuse it granted.
+    Regressed,
+    /// The figures cannot carry a claim either way.
+    Inconclusive,
+    /// The figures must not be compared at all.
+    NotMeasurable,
+    /// The baseline has it, the other side does not.
+    Missing,
+    /// Only the new side has it.
+    New,
+    /// Not worse beyond the threshold, nor proven better.
+    Unchanged,
+    /// Better beyond the threshold, with all that could feign it granted.
+    Improved,
+}
+
+/// Why a verdict is what it is, where the figures alone do not say it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Reason {
+    /// The two sides were measured on different machines, or counted with different toolchains.
+    OtherMachine {
+        /// Where the baseline comes from.
+        base: MachineKey,
+    },
+    /// Too few samples to know their spread.
+    FewSamples {
+        /// The fewer of the two sides.
+        samples: usize,
+        /// How many a verdict needs.
+        needed: usize,
+    },
+    /// The difference is within what the samples wander, or what the machine itself moved between the sessions.
+    WithinNoise,
+    /// The usual call is as fast as it was, the median call is not.
+    Median {
+        /// The change of the median in percent.
+        delta_pct: f64,
+    },
+    /// Only the slowest calls are slower.
+    Tail {
+        /// The change of the 90 % quantile in percent.
+        delta_pct: f64,
+    },
+    /// Counts of one and the same code differ between processes.
+    CountsDiffer,
+    /// Too little to have done the work that the bench names.
+    Implausible {
+        /// The least that is plausible.
+        least: f64,
+    },
+    /// More instructions in less time.
+    TradeOff,
+    /// Code that this project does not change, measured to know what the machine did.
+    Control,
+}
+
+impl Verdict {
+    /// All verdicts, the worst first.
+    pub const ALL: [Self; 8] = [
+        Self::Failed,
+        Self::Regressed,
+        Self::Inconclusive,
+        Self::NotMeasurable,
+        Self::Missing,
+        Self::New,
+        Self::Unchanged,
+        Self::Improved,
+    ];
+
+    /// The word for it in tables and summaries.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Regressed => "regressed",
+            Self::Inconclusive => "inconclusive",
+            Self::NotMeasurable => "not measurable",
+            Self::Missing => "missing",
+            Self::New => "new",
+            Self::Unchanged => "unchanged",
+            Self::Improved => "improved",
+        }
+    }
+
+    /// Whether the two sides were really weighed against each other.
+    pub const fn is_judgement(self) -> bool {
+        matches!(
+            self,
+            Self::Regressed | Self::Inconclusive | Self::Unchanged | Self::Improved
+        )
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherMachine { base } => write!(f, "the baseline is of {base}"),
+            Self::FewSamples { samples, needed } => {
+                write!(f, "{samples} samples, a verdict needs {needed}")
+            }
+            Self::WithinNoise => f.write_str("within what machine and samples wander"),
+            Self::Median { delta_pct } => write!(f, "the median is {delta_pct:+.1} %"),
+            Self::Tail { delta_pct } => write!(f, "the 90 % quantile is {delta_pct:+.1} %"),
+            Self::CountsDiffer => f.write_str("counting twice gave different counts"),
+            Self::Implausible { least } => {
+                write!(
+                    f,
+                    "less than the plausible {least:.0}: was the work optimised away?"
+                )
+            }
+            Self::TradeOff => f.write_str("more instructions, but proven faster"),
+            Self::Control => f.write_str("a control: not gated"),
+        }
+    }
+}
