@@ -31,6 +31,8 @@ impl Simd for Avx2 {
     type Mask = __m256;
     const LANES: usize = 8;
     const PAIRS: bool = false;
+    /// More rows would need more than 8 accumulators.
+    const ROWS_ACROSS: usize = 2;
     const MANY_REGISTERS: bool = false;
 
     type Wide = Self;

@@ -41,6 +41,8 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
     type Mask = __mmask16;
     const LANES: usize = 16;
     const PAIRS: bool = PAIRS;
+    /// Pairs are multiplied as they lie in the cache, and need no widening.
+    const ROWS_ACROSS: usize = if PAIRS { 0 } else { 8 };
     const MANY_REGISTERS: bool = true;
 
     type Wide = Avx512;
@@ -214,7 +216,12 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
             tile: &mut Tile,
             block: &Block<E>,
         ) {
-            meet::<S, T, E, VECTORS, G, 8>(simd, tile, block);
+            // Of 32 registers, 16 accumulate.
+            match VECTORS {
+                8 => meet::<S, T, E, VECTORS, G, 2>(simd, tile, block),
+                4 => meet::<S, T, E, VECTORS, G, 4>(simd, tile, block),
+                _ => meet::<S, T, E, VECTORS, G, 8>(simd, tile, block),
+            }
         }
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
         fn pairs<S: Simd, T: Element, E: Element, const VECTORS: usize, const G: usize>(

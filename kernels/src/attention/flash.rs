@@ -5,6 +5,8 @@
 //! there is work for all threads, and the parts' sums are merged at the end, in order. Where the cuts are depends on
 //! the segment's own shapes alone: neither threads nor other segments change a result.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::tile::{Ahead, Block, LOWEST, Rows, Simd, Tile, pow2, scores_len};
@@ -24,6 +26,9 @@ const TASK_ROWS: usize = 256;
 
 /// Rows of the largest tile of any variant; up to this many, keys are cut into parts.
 const TILE_ROWS: usize = 32;
+
+/// Lanes of the largest tile: eight rows of sixteen lanes.
+const LARGEST_LANES: usize = 128;
 
 /// Keys of a part: some 10 µs of work.
 const PART: usize = 512;
@@ -251,17 +256,19 @@ impl<'a, T: Element> Plan<'a, T> {
         task: usize,
         partials: SharedMat<f32>,
     ) {
-        if self.q.rows() * spec.group() == 1 {
-            // A single row uses each key once, which no staging can pay for.
-            self.run_at::<_, true>(simd.wide(), spec, scratch, task, partials);
+        let rows = self.q.rows() * spec.group();
+        if rows == 1 && !T::WORDS {
+            self.run_at(simd.wide(), true, spec, scratch, task, partials);
         } else {
-            self.run_at::<_, false>(simd, spec, scratch, task, partials);
+            let across = rows <= S::ROWS_ACROSS && !T::WORDS;
+            self.run_at(simd, across, spec, scratch, task, partials);
         }
     }
 
-    fn run_at<S: Simd, const DIRECT: bool>(
+    fn run_at<S: Simd>(
         &self,
         simd: S,
+        across: bool,
         spec: &AttentionSpec,
         scratch: &Scratch,
         task: usize,
@@ -279,21 +286,23 @@ impl<'a, T: Element> Plan<'a, T> {
         }
         let (group, dim) = (spec.group(), spec.head_dim);
         let rows = count * group;
-        let block_keys = match (DIRECT, S::PAIRS) {
-            _ if DIRECT || rows > TILE_ROWS => BLOCK,
+        let block_keys = match (across, S::PAIRS) {
+            _ if across || rows > TILE_ROWS => BLOCK,
             (_, true) => 2 * FEW_BLOCK,
             (_, false) => FEW_BLOCK,
         };
         let padded = rows.next_multiple_of(TILE_ROWS);
         let words = dim / if S::PAIRS { 2 } else { 1 };
 
+        let shapes = || Shape::all::<S>(rows, words, across);
+        let lanes = shapes().map(|shape| shape.lanes).sum();
         let lens = [
             padded * words,
             padded * dim,
-            padded,
-            padded,
-            TILE_ROWS,
-            TILE_ROWS,
+            lanes,
+            lanes,
+            LARGEST_LANES,
+            LARGEST_LANES,
             scores_len(block_keys, TILE_ROWS),
             stage_len(block_keys, dim),
         ];
@@ -306,7 +315,7 @@ impl<'a, T: Element> Plan<'a, T> {
             let column = (kv_head * group + row % group) * dim;
             &self.q.row(first + row / group)[column..][..dim]
         };
-        for shape in Shape::all::<S>(rows, words) {
+        for shape in shapes() {
             shape.pack::<S, T>(&mut q[shape.at * words..][..shape.rows * words], query);
         }
         out.fill(0.0);
@@ -319,18 +328,14 @@ impl<'a, T: Element> Plan<'a, T> {
             let to = keys.end.min(from + block_keys);
             let (k, v) = (&all_k[from * dim..to * dim], &all_v[from * dim..to * dim]);
             let direct = [k, v].map(|rows| Rows::new(rows.as_ptr(), dim));
-            let staged = if DIRECT {
-                None
-            } else {
-                Some(T::stage(simd, k, v, dim, stage))
-            };
+            let staged = (!across).then(|| T::stage(simd, k, v, dim, stage));
             let stride = dim * size_of::<T>();
             let ahead = |rows: &[T]| Ahead {
                 rows: rows.as_ptr().cast(),
                 stride,
             };
             let next = [ahead(&all_k[to * dim..]), ahead(&all_v[to * dim..])];
-            for shape in Shape::all::<S>(rows, words) {
+            for shape in shapes() {
                 let earliest = position + shape.first / group;
                 let latest = position + (shape.first + shape.used - 1) / group;
                 // Values in pairs are paired from the block's first on.
@@ -348,7 +353,7 @@ impl<'a, T: Element> Plan<'a, T> {
                     || !count.is_multiple_of(shape.keys_a_vector::<S>());
                 if masked {
                     for lane in 0..shape.lanes {
-                        let row = (lane % shape.rows).min(shape.used - 1);
+                        let row = shape.row::<S>(lane).min(shape.used - 1);
                         let position = position + (shape.first + row) / group;
                         low[lane] = spec.first_key(position).saturating_sub(base) as f32;
                         high[lane] = (position + 1).min(end).saturating_sub(base) as f32;
@@ -386,19 +391,17 @@ impl<'a, T: Element> Plan<'a, T> {
                         during_scores: Some(ahead(&all_v[base * dim..])),
                         during_values: Some(next[0]),
                     };
-                    match S::LANES {
-                        16 => simd.meet::<T, T, 1, 16>(&mut tile, &block),
-                        _ => simd.meet::<T, T, 1, 8>(&mut tile, &block),
-                    }
+                    shape.meet_across(simd, &mut tile, &block);
                 }
             }
             from = to;
         }
 
-        for shape in Shape::all::<S>(rows, words) {
+        for shape in shapes() {
             for row in 0..shape.used {
-                let lanes = &sum[shape.lane..][..shape.lanes];
-                let sum: f32 = lanes.iter().skip(row).step_by(shape.rows).sum();
+                let lanes = shape.lanes_of::<S>(row);
+                let max = max[lanes.start];
+                let sum: f32 = sum[lanes].iter().step_by(S::LANES / shape.g).sum();
                 let from = &out[(shape.at + row) * dim..][..dim];
                 let row_of_task = shape.first + row;
                 if self.parts > 1 {
@@ -406,7 +409,7 @@ impl<'a, T: Element> Plan<'a, T> {
                     // SAFETY: each task has partial rows of its own.
                     let to = unsafe { partials.tile(at, 0, dim + PARTIAL_PAD) };
                     to[..dim].copy_from_slice(from);
-                    to[dim] = max[shape.lane + row];
+                    to[dim] = max;
                     to[dim + 1] = sum;
                 } else {
                     let column = (kv_head * group + row_of_task % group) * dim;
@@ -455,6 +458,8 @@ struct Shape {
     used: usize,
     /// Rows, a power of two.
     rows: usize,
+    /// Neighbouring words of a row in a vector.
+    g: usize,
     /// Rows of the tiles before it.
     at: usize,
     /// Lanes of maxima and sums.
@@ -465,7 +470,7 @@ struct Shape {
 
 impl Shape {
     /// Cuts a task's rows: as many of the largest tiles as there are, then what wastes few lanes.
-    fn all<S: Simd>(rows: usize, words: usize) -> impl Iterator<Item = Self> {
+    fn all<S: Simd>(rows: usize, words: usize, across: bool) -> impl Iterator<Item = Self> {
         let (mut first, mut at, mut lane) = (0, 0, 0);
         std::iter::from_fn(move || {
             let rest = rows - first;
@@ -481,15 +486,24 @@ impl Shape {
                 rest.next_power_of_two()
             };
             // A lane group of words must divide a row.
-            while size < S::LANES && !words.is_multiple_of(S::LANES / size) {
+            while size < S::LANES && !across && !words.is_multiple_of(S::LANES / size) {
                 size *= 2;
             }
             let shape = Self {
                 first,
                 used: rest.min(size),
                 rows: size,
+                g: if across {
+                    S::LANES
+                } else {
+                    (S::LANES / size).max(1)
+                },
                 at,
-                lanes: size.max(S::LANES),
+                lanes: if across {
+                    size * S::LANES
+                } else {
+                    size.max(S::LANES)
+                },
                 lane,
             };
             first += shape.used;
@@ -499,18 +513,26 @@ impl Shape {
         })
     }
 
-    /// Words that lie side by side in a row's lanes.
-    fn neighbours<S: Simd>(self) -> usize {
-        (S::LANES / self.rows).max(1)
+    /// The row to which a lane belongs.
+    fn row<S: Simd>(self, lane: usize) -> usize {
+        let rows = S::LANES / self.g;
+        lane / S::LANES * rows + lane % rows
+    }
+
+    /// Where a row's lanes start and end, among those of all tiles; they are as far apart as a vector has rows.
+    fn lanes_of<S: Simd>(self, row: usize) -> Range<usize> {
+        let rows = S::LANES / self.g;
+        let vector = self.lane + row / rows * S::LANES;
+        vector + row % rows..vector + S::LANES
     }
 
     /// Keys to which a vector of probabilities belongs.
     fn keys_a_vector<S: Simd>(self) -> usize {
-        self.neighbours::<S>() * if S::PAIRS { 2 } else { 1 }
+        self.g * if S::PAIRS { 2 } else { 1 }
     }
 
     fn pack<'a, S: Simd, T: Element>(self, to: &mut [f32], query: impl Fn(usize) -> &'a [f32]) {
-        let g = self.neighbours::<S>();
+        let g = self.g;
         let round = |x: f32| {
             if T::ROUND {
                 bf16::from_f32(x).to_f32()
@@ -541,13 +563,24 @@ impl Shape {
     }
 
     fn meet<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<f32>) {
-        match (self.rows / S::LANES, self.neighbours::<S>()) {
+        match (self.rows / S::LANES, self.g) {
             (2, _) => simd.meet::<T, f32, 2, 1>(tile, block),
             (_, 1) => simd.meet::<T, f32, 1, 1>(tile, block),
             (_, 2) => simd.meet::<T, f32, 1, 2>(tile, block),
             (_, 4) => simd.meet::<T, f32, 1, 4>(tile, block),
             (_, 8) => simd.meet::<T, f32, 1, 8>(tile, block),
             _ => simd.meet::<T, f32, 1, 16>(tile, block),
+        }
+    }
+
+    fn meet_across<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<T>) {
+        match (S::LANES, self.rows) {
+            (16, 1) => simd.meet::<T, T, 1, 16>(tile, block),
+            (16, 2) => simd.meet::<T, T, 2, 16>(tile, block),
+            (16, 4) => simd.meet::<T, T, 4, 16>(tile, block),
+            (16, _) => simd.meet::<T, T, 8, 16>(tile, block),
+            (_, 1) => simd.meet::<T, T, 1, 8>(tile, block),
+            _ => simd.meet::<T, T, 2, 8>(tile, block),
         }
     }
 }

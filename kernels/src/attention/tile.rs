@@ -1,18 +1,21 @@
 //! What all SIMD variants do with one tile of query rows and one block of keys, written once over [`Simd`].
 //!
 //! A tile has R rows, a power of two; a row is one token's query of one head, and rows of all heads that share a KV
-//! head lie in one tile, so that the block is read once for the group. With L lanes a vector,
+//! head lie in one tile, so that the block is read once for the group. A word is what [`Simd::mac`] multiplies: an
+//! f32, or a pair of bf16. With L lanes a vector, there are three ways to lay them out:
 //!
-//! - R ≥ L: lanes are rows, and a key is met one *word* after the other, each broadcast from where the cache has it:
-//!   nothing is transposed, nothing is reduced across lanes, and the softmax is vertical;
-//! - R < L: lanes are (row, one of G = L / R neighbouring words), the G words being broadcast as one, and each key's
-//!   partial sums are added at the end, so that single queries waste no lanes either.
+//! - R ≥ L: lanes are rows, and a key is met one word after the other, each broadcast from where the cache has it:
+//!   nothing is transposed, nothing is added across lanes, and the softmax is vertical;
+//! - R < L, *spread*: lanes are (row, one of G = L / R neighbouring words), the G words being broadcast as one, and
+//!   each key's partial sums are added at the end, so that few rows waste no lanes;
+//! - R < L, *across*: a vector is L words of one row, G = L, and a key's words are read as they lie. Sums cost more, but
+//!   bf16 are widened as they are read, once for all rows, instead of being staged, as broadcasting wants them.
 //!
-//! A word is what [`Simd::mac`] multiplies: an f32, or a pair of bf16.
+//! A vector of scores has V = L / G rows of G keys, and there are R / V vectors side by side:
 //!
 //! ```text
-//! queries  [words / G][R][G]     scores [keys][R]     probabilities, in their place: [keys or pairs of them][R]
-//! keys     [keys][words]         values [keys or pairs of them][head_dim]         output [R][head_dim]
+//! queries  [words / G][R][G]     scores, then probabilities [keys / G][R / V][G][V]     (pairs: half the keys)
+//! keys     [keys][words]         values [keys or pairs of them][head_dim]               output [R][head_dim]
 //! ```
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -35,6 +38,8 @@ pub(super) trait Simd: Copy + Send + Sync {
     const PAIRS: bool;
     /// The same width for f32 words.
     type Wide: Simd;
+    /// Rows up to which a cache of bf16 is read *across*.
+    const ROWS_ACROSS: usize;
     /// Whether there are 32 registers rather than 16.
     const MANY_REGISTERS: bool;
 
@@ -288,11 +293,12 @@ pub(super) fn meet<
             softmax::<S, T, VECTORS, G, false>(simd, tile, block.keys);
         }
         match (rows, S::MANY_REGISTERS) {
-            (1, _) => weigh::<S, E, 1, 8>(simd, tile, block, rows),
-            (2, _) => weigh::<S, E, 2, 4>(simd, tile, block, rows),
-            (4, true) => weigh::<S, E, 4, 4>(simd, tile, block, rows),
-            (_, true) => weigh::<S, E, 8, 2>(simd, tile, block, rows),
-            (_, false) => weigh::<S, E, 4, 2>(simd, tile, block, rows),
+            (1, _) => weigh::<S, E, G, 1, 8>(simd, tile, block, rows),
+            (2, true) => weigh::<S, E, G, 2, 8>(simd, tile, block, rows),
+            (2, false) => weigh::<S, E, G, 2, 4>(simd, tile, block, rows),
+            (4, true) => weigh::<S, E, G, 4, 4>(simd, tile, block, rows),
+            (_, true) => weigh::<S, E, G, 8, 2>(simd, tile, block, rows),
+            (_, false) => weigh::<S, E, G, 4, 2>(simd, tile, block, rows),
         }
     }
 }
@@ -317,11 +323,29 @@ unsafe fn scores<S: Simd, E: Element, const VECTORS: usize, const G: usize, cons
         if let Some(ahead) = block.during_scores {
             ahead.fetch(key, KEYS.max(G), 0..ahead.stride);
         }
-        if G <= KEYS {
-            // SAFETY: the rows are keys of the block, and the queries are as long as `meet` asserted.
+        if G == S::LANES {
+            let mut sums = [[simd.splat(0.0); 16]; VECTORS];
+            for part in 0..G / KEYS {
+                let rows = std::array::from_fn(|i| row(part * KEYS + i));
+                // SAFETY: the rows are keys of the block, and the queries are as long as `meet` asserted.
+                let mut acc = unsafe { dots::<S, E, VECTORS, G, KEYS>(simd, q, words, rows) };
+                for (sums, acc) in sums.iter_mut().zip(&mut acc) {
+                    fold(simd, acc, KEYS.ilog2());
+                    sums[part] = acc[0];
+                }
+            }
+            for (v, sums) in sums.iter_mut().enumerate() {
+                fold(simd, &mut sums[..G / KEYS], (G / KEYS).ilog2());
+                let at = key / G * VECTORS + v;
+                // SAFETY: key + G is at most the keys that `scores_len` makes room for.
+                unsafe { simd.store(to.add(at * S::LANES), sums[0]) };
+            }
+            key += G;
+        } else {
+            // SAFETY: as above.
             let mut acc =
                 unsafe { dots::<S, E, VECTORS, G, KEYS>(simd, q, words, std::array::from_fn(row)) };
-            fold_neighbours::<S, KEYS>(simd, &mut acc[0], G);
+            fold(simd, &mut acc[0], G.ilog2());
             for (v, acc) in acc.iter().enumerate() {
                 for (i, acc) in acc.iter().take(KEYS / G).enumerate() {
                     let at = (key / G + i) * VECTORS + v;
@@ -330,22 +354,6 @@ unsafe fn scores<S: Simd, E: Element, const VECTORS: usize, const G: usize, cons
                 }
             }
             key += KEYS;
-        } else {
-            // One row whose vector holds more keys than a register tile has: two tiles make one vector.
-            let rows = [
-                std::array::from_fn(row),
-                std::array::from_fn(|i| row(KEYS + i)),
-            ];
-            let mut halves = [simd.splat(0.0); 2];
-            for (half, rows) in halves.iter_mut().zip(rows) {
-                // SAFETY: as above.
-                let [mut acc] = unsafe { dots::<S, E, 1, G, KEYS>(simd, q, words, rows) };
-                fold_neighbours::<S, KEYS>(simd, &mut acc, KEYS);
-                *half = acc[0];
-            }
-            // SAFETY: as above, for 2 · KEYS = G keys.
-            unsafe { simd.store(to.add(key), simd.halve(halves[0], halves[1])) };
-            key += 2 * KEYS;
         }
     }
 }
@@ -386,14 +394,12 @@ unsafe fn dots<S: Simd, E: Element, const VECTORS: usize, const G: usize, const 
     acc
 }
 
-/// Adds neighbouring lanes, `width` of them, of all vectors; the sums move up into the first `KEYS / width` vectors.
+/// Adds neighbouring lanes `rounds` times: of 2ʳ vectors each, the sums move up into one.
 #[inline(always)]
-fn fold_neighbours<S: Simd, const KEYS: usize>(simd: S, acc: &mut [S::V; KEYS], width: usize) {
-    let mut vectors = KEYS;
-    while vectors > KEYS / width {
-        vectors /= 2;
-        for i in 0..vectors {
-            acc[i] = simd.halve(acc[2 * i], acc[2 * i + 1]);
+fn fold<S: Simd>(simd: S, vectors: &mut [S::V], rounds: u32) {
+    for round in 1..=rounds {
+        for i in 0..vectors.len() >> round {
+            vectors[i] = simd.halve(vectors[2 * i], vectors[2 * i + 1]);
         }
     }
 }
@@ -408,7 +414,7 @@ unsafe fn softmax<S: Simd, T: Element, const VECTORS: usize, const G: usize, con
     tile: &mut Tile,
     keys: usize,
 ) {
-    let rows = VECTORS * S::LANES / G;
+    let rows = S::LANES / G;
     let step = if S::PAIRS { 2 } else { 1 };
     // Vectors for each of the `VECTORS`, of G keys each.
     let count = keys.div_ceil(G * step) * step;
@@ -441,7 +447,7 @@ unsafe fn softmax<S: Simd, T: Element, const VECTORS: usize, const G: usize, con
             let mut seen = [0.0; 16];
             // SAFETY: the widest vector has 16 lanes.
             unsafe { simd.store(seen.as_mut_ptr(), max) };
-            raise(tile, &seen[..S::LANES], lanes, rows);
+            raise(tile, &seen[..S::LANES], v, rows);
             // SAFETY: `meet` asserted the length.
             running = unsafe { simd.load(tile.max.as_ptr().add(lanes)) };
         }
@@ -493,24 +499,24 @@ impl<V: Copy> Sight<V> {
     }
 }
 
-/// Raises the running maximum of the rows that outgrew it, and rescales their sums.
+/// Raises the running maximum of those of vector `v`'s rows that outgrew it, and rescales their sums.
 #[cold]
-fn raise(tile: &mut Tile, seen: &[f32], lanes: usize, rows: usize) {
-    let count = seen.len();
-    let max = &mut tile.max[lanes..][..count];
-    let sum = &mut tile.sum[lanes..][..count];
-    for row in 0..rows.min(count) {
+fn raise(tile: &mut Tile, seen: &[f32], v: usize, rows: usize) {
+    let lanes = seen.len();
+    let max = &mut tile.max[v * lanes..][..lanes];
+    let sum = &mut tile.sum[v * lanes..][..lanes];
+    for row in 0..rows {
         let seen = seen.iter().skip(row).step_by(rows);
         let seen = seen.fold(LOWEST, |max, x| max.max(*x));
         let running = max[row];
         if seen > running + SLACK {
             let raised = seen.ceil();
             let shrink = pow2(running - raised);
-            for lane in (row..count).step_by(rows) {
+            for lane in (row..lanes).step_by(rows) {
                 max[lane] = raised;
                 sum[lane] *= shrink;
             }
-            for x in &mut tile.out[(lanes + row) * tile.head_dim..][..tile.head_dim] {
+            for x in &mut tile.out[(v * rows + row) * tile.head_dim..][..tile.head_dim] {
                 *x *= shrink;
             }
         }
@@ -531,7 +537,7 @@ pub(super) fn pow2(x: f32) -> f32 {
 /// # Safety
 /// [`meet`]'s assertions hold, and `ROWS` divides `rows`.
 #[inline(always)]
-unsafe fn weigh<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
+unsafe fn weigh<S: Simd, E: Element, const G: usize, const ROWS: usize, const WIDE: usize>(
     simd: S,
     tile: &mut Tile,
     block: &Block<E>,
@@ -542,19 +548,19 @@ unsafe fn weigh<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
     // SAFETY: strips end at the head size.
     unsafe {
         while at + WIDE <= vectors {
-            strip::<S, E, ROWS, WIDE>(simd, tile, block, rows, at * S::LANES);
+            strip::<S, E, G, ROWS, WIDE>(simd, tile, block, rows, at * S::LANES);
             at += WIDE;
         }
         if WIDE > 4 && at + 4 <= vectors {
-            strip::<S, E, ROWS, 4>(simd, tile, block, rows, at * S::LANES);
+            strip::<S, E, G, ROWS, 4>(simd, tile, block, rows, at * S::LANES);
             at += 4;
         }
         if WIDE > 2 && at + 2 <= vectors {
-            strip::<S, E, ROWS, 2>(simd, tile, block, rows, at * S::LANES);
+            strip::<S, E, G, ROWS, 2>(simd, tile, block, rows, at * S::LANES);
             at += 2;
         }
         if at < vectors {
-            strip::<S, E, ROWS, 1>(simd, tile, block, rows, at * S::LANES);
+            strip::<S, E, G, ROWS, 1>(simd, tile, block, rows, at * S::LANES);
         }
     }
 }
@@ -564,7 +570,7 @@ unsafe fn weigh<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
 /// # Safety
 /// As for [`weigh`]; `column` + `WIDE` vectors are at most the head size.
 #[inline(always)]
-unsafe fn strip<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
+unsafe fn strip<S: Simd, E: Element, const G: usize, const ROWS: usize, const WIDE: usize>(
     simd: S,
     tile: &mut Tile,
     block: &Block<E>,
@@ -601,8 +607,13 @@ unsafe fn strip<S: Simd, E: Element, const ROWS: usize, const WIDE: usize>(
                 *v = unsafe { E::read(simd, from.add(w * S::LANES)) };
             }
             for (r, acc) in acc.iter_mut().enumerate() {
+                let at = if G == S::LANES {
+                    (i / G * rows + row + r) * G + i % G
+                } else {
+                    i * rows + row + r
+                };
                 // SAFETY: the probabilities are `count` of `rows`.
-                let p = unsafe { simd.spread::<1>(p.add(i * rows + row + r)) };
+                let p = unsafe { simd.spread::<1>(p.add(at)) };
                 for (acc, v) in acc.iter_mut().zip(v) {
                     *acc = simd.mac(*acc, p, v);
                 }
