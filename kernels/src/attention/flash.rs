@@ -1,7 +1,7 @@
 //! How the SIMD variants cut attention into tasks, and what a task does: blocks of keys outside, tiles of rows inside.
 //!
 //! A task is (segment, KV head, tokens, keys). Many rows: up to [`TASK_ROWS`] of them share each staged block of keys,
-//! and see all of their keys in one task. Few rows, as in decoding: the keys are cut at multiples of [`PART`], so that
+//! and see all of their keys in one task. Few rows, as in decoding: the keys are cut into parts, so that
 //! there is work for all threads, and the parts' sums are merged at the end, in order. Where the cuts are depends on
 //! the segment's own shapes alone: neither threads nor other segments change a result.
 
@@ -9,29 +9,25 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::tile::{Ahead, Block, LOWEST, Rows, Simd, Tile, pow2, scores_len};
+use super::task::{STAGE_PAD, Task};
+use super::tile::{LOWEST, Rows, Simd, pow2};
 use super::{AttentionSpec, Cache, KvRef, Segment};
 use crate::runtime::Runtime;
 use crate::scratch::Scratch;
 use crate::view::{MatMut, MatRef, SharedMat};
 
-/// Keys of a block: keys and values of a block, widened to f32 at 128 elements, and a tile's scores stay in L2 and L1.
-const BLOCK: usize = 64;
-
-/// Keys of a block where few rows use it: what is staged stays in L1.
-const FEW_BLOCK: usize = 16;
-
 /// Rows of a task with many rows: enough to make staging a block cheap, few enough that a prompt makes many tasks.
 const TASK_ROWS: usize = 256;
 
 /// Rows of the largest tile of any variant; up to this many, keys are cut into parts.
-const TILE_ROWS: usize = 32;
+pub(super) const TILE_ROWS: usize = 32;
 
-/// Lanes of the largest tile: eight rows of sixteen lanes.
-const LARGEST_LANES: usize = 128;
+/// Keys of a part: the most, and the fewest. A task starts without what the one before it fetched ahead, so that parts
+/// of 2048 keys read memory a tenth faster than parts of 512.
+const PARTS: Range<usize> = 256..2048;
 
-/// Keys of a part: some 10 µs of work.
-const PART: usize = 512;
+/// Parts, of all KV heads, from which on they are as long as allowed: enough for threads to share evenly.
+const ENOUGH_PARTS: usize = 16;
 
 /// Elements of a cache.
 pub(super) trait Element: Copy + Sync {
@@ -58,13 +54,6 @@ pub(super) trait Element: Copy + Sync {
         head_dim: usize,
         buffer: &mut [f32],
     ) -> [Rows<f32>; 2];
-}
-
-/// Added to the stride of staged rows, lest rows a power of two apart share few cache sets.
-const STAGE_PAD: usize = 16;
-
-const fn stage_len(keys: usize, head_dim: usize) -> usize {
-    2 * keys * (head_dim + STAGE_PAD)
 }
 
 impl Element for f32 {
@@ -196,6 +185,8 @@ struct Plan<'a, T> {
     blocks: usize,
     /// Tasks that share the keys.
     parts: usize,
+    /// Keys of a part; the cuts are at its multiples.
+    part: usize,
     first_task: usize,
     first_partial_row: usize,
 }
@@ -211,9 +202,13 @@ impl<'a, T: Element> Plan<'a, T> {
         let (all, group) = (segment.q.rows(), spec.group());
         let few = all * group <= TILE_ROWS;
         let tokens = if few { all } else { (TASK_ROWS / group).max(1) };
-        let end = segment.start + all;
+        let (begin, end) = (spec.first_key(segment.start), segment.start + all);
+        let mut part = PARTS.end;
+        while part > PARTS.start && (end - begin).div_ceil(part) * spec.n_kv_head < ENOUGH_PARTS {
+            part /= 2;
+        }
         let parts = if few && all > 0 {
-            end.div_ceil(PART) - spec.first_key(segment.start) / PART
+            end.div_ceil(part) - begin / part
         } else {
             1
         };
@@ -225,6 +220,7 @@ impl<'a, T: Element> Plan<'a, T> {
             tokens,
             blocks: if all == 0 { 0 } else { all.div_ceil(tokens) },
             parts,
+            part,
             first_task,
             first_partial_row,
         }
@@ -275,152 +271,41 @@ impl<'a, T: Element> Plan<'a, T> {
         partials: SharedMat<f32>,
     ) {
         let (rest, part) = (task / self.parts, task % self.parts);
-        let (token_block, kv_head) = (rest / spec.n_kv_head, rest % spec.n_kv_head);
-        let first = token_block * self.tokens;
-        let count = self.tokens.min(self.q.rows() - first);
-        let position = self.start + first;
-        let mut keys = spec.first_key(position)..position + count;
-        if self.parts > 1 {
-            let cut = (keys.start / PART + part) * PART;
-            keys = keys.start.max(cut)..keys.end.min(cut + PART);
-        }
+        let (block, kv_head) = (rest / spec.n_kv_head, rest % spec.n_kv_head);
         let (group, dim) = (spec.group(), spec.head_dim);
-        let rows = count * group;
-        let block_keys = match (across, S::PAIRS) {
-            _ if across || rows > TILE_ROWS => BLOCK,
-            (_, true) => 2 * FEW_BLOCK,
-            (_, false) => FEW_BLOCK,
-        };
-        let padded = rows.next_multiple_of(TILE_ROWS);
-        let words = dim / if S::PAIRS { 2 } else { 1 };
-
-        let shapes = || Shape::all::<S>(rows, words, across);
-        let lanes = shapes().map(|shape| shape.lanes).sum();
-        let lens = [
-            padded * words,
-            padded * dim,
-            lanes,
-            lanes,
-            LARGEST_LANES,
-            LARGEST_LANES,
-            scores_len(block_keys, TILE_ROWS),
-            stage_len(block_keys, dim),
-        ];
-        let mut memory = scratch.take::<f32>(lens.iter().sum());
-        let mut rest = &mut memory[..];
-        let [q, out, max, sum, low, high, scores, stage] =
-            lens.map(|len| rest.split_off_mut(..len).expect("taken for all of them"));
-
-        let query = |row: usize| {
-            let column = (kv_head * group + row % group) * dim;
-            &self.q.row(first + row / group)[column..][..dim]
-        };
-        for shape in shapes() {
-            shape.pack::<S, T>(&mut q[shape.at * words..][..shape.rows * words], query);
+        let first = block * self.tokens;
+        let end = self.q.rows().min(first + self.tokens);
+        let mut keys = spec.first_key(self.start + first)..self.start + end;
+        if self.parts > 1 {
+            let cut = (keys.start / self.part + part) * self.part;
+            keys = keys.start.max(cut)..keys.end.min(cut + self.part);
         }
-        out.fill(0.0);
-        max.fill(LOWEST);
-        sum.fill(0.0);
-
-        let (all_k, all_v) = (self.cache.keys(kv_head), self.cache.values(kv_head));
-        let mut from = keys.start;
-        while from < keys.end {
-            let to = keys.end.min(from + block_keys);
-            let (k, v) = (&all_k[from * dim..to * dim], &all_v[from * dim..to * dim]);
-            let direct = [k, v].map(|rows| Rows::new(rows.as_ptr(), dim));
-            let staged = (!across).then(|| T::stage(simd, k, v, dim, stage));
-            let stride = dim * size_of::<T>();
-            let ahead = |rows: &[T]| Ahead {
-                rows: rows.as_ptr().cast(),
-                stride,
-            };
-            let next = [ahead(&all_k[to * dim..]), ahead(&all_v[to * dim..])];
-            for shape in shapes() {
-                let earliest = position + shape.first / group;
-                let latest = position + (shape.first + shape.used - 1) / group;
-                // Values in pairs are paired from the block's first on.
-                let skip = spec.first_key(earliest).saturating_sub(from)
-                    / if S::PAIRS { 2 } else { 1 }
-                    * if S::PAIRS { 2 } else { 1 };
-                let end = to.min(latest + 1);
-                if from + skip >= end {
-                    continue;
-                }
-                let base = from + skip;
-                let count = end - base;
-                let masked = spec.first_key(latest) > base
-                    || earliest + 1 < end
-                    || !count.is_multiple_of(shape.keys_a_vector::<S>());
-                if masked {
-                    for lane in 0..shape.lanes {
-                        let row = shape.row::<S>(lane).min(shape.used - 1);
-                        let position = position + (shape.first + row) / group;
-                        low[lane] = spec.first_key(position).saturating_sub(base) as f32;
-                        high[lane] = (position + 1).min(end).saturating_sub(base) as f32;
-                    }
-                }
-                let mut tile = Tile {
-                    head_dim: dim,
-                    factor: spec.scale * std::f32::consts::LOG2_E,
-                    masked,
-                    low,
-                    high,
-                    q: &q[shape.at * words..],
-                    scores,
-                    max: &mut max[shape.lane..][..shape.lanes],
-                    sum: &mut sum[shape.lane..][..shape.lanes],
-                    out: &mut out[shape.at * dim..],
-                };
-                if let Some([k, v]) = staged {
-                    let [during_scores, during_values] =
-                        next.map(|next| (shape.first == 0).then_some(next));
-                    let block = Block {
-                        keys: count,
-                        k: k.skip(skip),
-                        v: v.skip(skip / if S::PAIRS { 2 } else { 1 }),
-                        during_scores,
-                        during_values,
-                    };
-                    shape.meet::<S, T>(simd, &mut tile, &block);
-                } else {
-                    let [k, v] = direct.map(|rows| rows.skip(skip));
-                    let block = Block {
-                        keys: count,
-                        k,
-                        v,
-                        during_scores: Some(ahead(&all_v[base * dim..])),
-                        during_values: Some(next[0]),
-                    };
-                    shape.meet_across(simd, &mut tile, &block);
+        let task = Task {
+            simd,
+            across,
+            spec,
+            q: self.q.row_range(first, end),
+            position: self.start + first,
+            cache: self.cache,
+            kv_head,
+            keys,
+        };
+        task.run(scratch, |row, out, max, sum| {
+            if self.parts > 1 {
+                let at = self.partial_row(spec, kv_head, part) + row;
+                // SAFETY: each task has partial rows of its own.
+                let to = unsafe { partials.tile(at, 0, dim + PARTIAL_PAD) };
+                to[..dim].copy_from_slice(out);
+                (to[dim], to[dim + 1]) = (max, sum);
+            } else {
+                let column = (kv_head * group + row % group) * dim;
+                // SAFETY: each task has tokens and heads of its own.
+                let to = unsafe { self.out.tile(first + row / group, column, dim) };
+                for (to, out) in to.iter_mut().zip(out) {
+                    *to = out / sum;
                 }
             }
-            from = to;
-        }
-
-        for shape in shapes() {
-            for row in 0..shape.used {
-                let lanes = shape.lanes_of::<S>(row);
-                let max = max[lanes.start];
-                let sum: f32 = sum[lanes].iter().step_by(S::LANES / shape.g).sum();
-                let from = &out[(shape.at + row) * dim..][..dim];
-                let row_of_task = shape.first + row;
-                if self.parts > 1 {
-                    let at = self.partial_row(spec, kv_head, part) + row_of_task;
-                    // SAFETY: each task has partial rows of its own.
-                    let to = unsafe { partials.tile(at, 0, dim + PARTIAL_PAD) };
-                    to[..dim].copy_from_slice(from);
-                    to[dim] = max;
-                    to[dim + 1] = sum;
-                } else {
-                    let column = (kv_head * group + row_of_task % group) * dim;
-                    // SAFETY: each task has tokens and heads of its own.
-                    let to = unsafe { self.out.tile(first + row_of_task / group, column, dim) };
-                    for (to, from) in to.iter_mut().zip(from) {
-                        *to = from / sum;
-                    }
-                }
-            }
-        }
+        });
     }
 
     /// Adds up the parts of a KV head's rows.
@@ -445,142 +330,6 @@ impl<'a, T: Element> Plan<'a, T> {
             for out in out {
                 *out /= sum;
             }
-        }
-    }
-}
-
-/// A tile of a task's rows.
-#[derive(Clone, Copy)]
-struct Shape {
-    /// First of the task's rows.
-    first: usize,
-    /// The task's rows that are in it.
-    used: usize,
-    /// Rows, a power of two.
-    rows: usize,
-    /// Neighbouring words of a row in a vector.
-    g: usize,
-    /// Rows of the tiles before it.
-    at: usize,
-    /// Lanes of maxima and sums.
-    lanes: usize,
-    /// Lanes of the tiles before it.
-    lane: usize,
-}
-
-impl Shape {
-    /// Cuts a task's rows: as many of the largest tiles as there are, then what wastes few lanes.
-    fn all<S: Simd>(rows: usize, words: usize, across: bool) -> impl Iterator<Item = Self> {
-        let (mut first, mut at, mut lane) = (0, 0, 0);
-        std::iter::from_fn(move || {
-            let rest = rows - first;
-            if rest == 0 {
-                return None;
-            }
-            let largest = 2 * S::LANES;
-            let mut size = if rest > largest * 3 / 4 {
-                largest
-            } else if rest > S::LANES {
-                S::LANES
-            } else {
-                rest.next_power_of_two()
-            };
-            // A lane group of words must divide a row.
-            while size < S::LANES && !across && !words.is_multiple_of(S::LANES / size) {
-                size *= 2;
-            }
-            let shape = Self {
-                first,
-                used: rest.min(size),
-                rows: size,
-                g: if across {
-                    S::LANES
-                } else {
-                    (S::LANES / size).max(1)
-                },
-                at,
-                lanes: if across {
-                    size * S::LANES
-                } else {
-                    size.max(S::LANES)
-                },
-                lane,
-            };
-            first += shape.used;
-            at += shape.rows;
-            lane += shape.lanes;
-            Some(shape)
-        })
-    }
-
-    /// The row to which a lane belongs.
-    fn row<S: Simd>(self, lane: usize) -> usize {
-        let rows = S::LANES / self.g;
-        lane / S::LANES * rows + lane % rows
-    }
-
-    /// Where a row's lanes start and end, among those of all tiles; they are as far apart as a vector has rows.
-    fn lanes_of<S: Simd>(self, row: usize) -> Range<usize> {
-        let rows = S::LANES / self.g;
-        let vector = self.lane + row / rows * S::LANES;
-        vector + row % rows..vector + S::LANES
-    }
-
-    /// Keys to which a vector of probabilities belongs.
-    fn keys_a_vector<S: Simd>(self) -> usize {
-        self.g * if S::PAIRS { 2 } else { 1 }
-    }
-
-    fn pack<'a, S: Simd, T: Element>(self, to: &mut [f32], query: impl Fn(usize) -> &'a [f32]) {
-        let g = self.g;
-        let round = |x: f32| {
-            if T::ROUND {
-                bf16::from_f32(x).to_f32()
-            } else {
-                x
-            }
-        };
-        for row in 0..self.rows {
-            let groups = to.chunks_exact_mut(g).skip(row).step_by(self.rows);
-            if row >= self.used {
-                groups.for_each(|group| group.fill(0.0));
-            } else if S::PAIRS {
-                let (pairs, _) = query(self.first + row).as_chunks::<2>();
-                for (group, pairs) in groups.zip(pairs.chunks_exact(g)) {
-                    for (word, [even, odd]) in group.iter_mut().zip(pairs) {
-                        let odd = round(*odd).to_bits();
-                        *word = f32::from_bits(round(*even).to_bits() >> 16 | odd);
-                    }
-                }
-            } else {
-                for (group, from) in groups.zip(query(self.first + row).chunks_exact(g)) {
-                    for (word, from) in group.iter_mut().zip(from) {
-                        *word = round(*from);
-                    }
-                }
-            }
-        }
-    }
-
-    fn meet<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<f32>) {
-        match (self.rows / S::LANES, self.g) {
-            (2, _) => simd.meet::<T, f32, 2, 1>(tile, block),
-            (_, 1) => simd.meet::<T, f32, 1, 1>(tile, block),
-            (_, 2) => simd.meet::<T, f32, 1, 2>(tile, block),
-            (_, 4) => simd.meet::<T, f32, 1, 4>(tile, block),
-            (_, 8) => simd.meet::<T, f32, 1, 8>(tile, block),
-            _ => simd.meet::<T, f32, 1, 16>(tile, block),
-        }
-    }
-
-    fn meet_across<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<T>) {
-        match (S::LANES, self.rows) {
-            (16, 1) => simd.meet::<T, T, 1, 16>(tile, block),
-            (16, 2) => simd.meet::<T, T, 2, 16>(tile, block),
-            (16, 4) => simd.meet::<T, T, 4, 16>(tile, block),
-            (16, _) => simd.meet::<T, T, 8, 16>(tile, block),
-            (_, 1) => simd.meet::<T, T, 1, 8>(tile, block),
-            _ => simd.meet::<T, T, 2, 8>(tile, block),
         }
     }
 }

@@ -31,6 +31,8 @@ mod avx512;
 mod flash;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
+mod task;
+#[cfg(target_arch = "x86_64")]
 mod tile;
 
 use std::num::NonZeroUsize;
@@ -57,7 +59,7 @@ pub struct AttentionSpec {
     pub n_kv_head: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Factor of the scores, as a rule `1 / √head_dim`.
+    /// Factor of the scores, positive; as a rule `1 / √head_dim`.
     pub scale: f32,
     /// How many positions a query sees, its own included; `None` sees all that came before.
     pub window: Option<NonZeroUsize>,
@@ -208,8 +210,14 @@ pub struct Segment<'a> {
 /// Attends each segment's queries to its cache.
 ///
 /// # Panics
-/// If the shapes do not belong together, or a segment's tokens stand past its cache's capacity.
+/// If the shapes do not belong together, a segment's tokens stand past its cache's capacity, or the scale is not a
+/// positive number.
 pub fn attention(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
+    assert!(
+        spec.scale > 0.0 && spec.scale.is_finite(),
+        "{} is no scale",
+        spec.scale
+    );
     let width = spec.n_kv_head * spec.group() * spec.head_dim;
     for Segment { q, start, kv, out } in segments.iter() {
         let (n_kv_head, capacity, head_dim) = match kv {

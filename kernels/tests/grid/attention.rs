@@ -113,6 +113,18 @@ impl Case {
         (out, scale)
     }
 
+    /// Σ|p·v| / Σp by the oracle: its own answer, were all values positive.
+    fn scale(&self, oracle: &Runtime, op: Op) -> Vec<f64> {
+        let positive = Self {
+            q: self.q.clone(),
+            k: self.k.clone(),
+            v: self.v.iter().map(|v| v.abs()).collect(),
+            ..*self
+        };
+        let scale = positive.run(oracle, op);
+        scale.into_iter().map(f64::from).collect()
+    }
+
     /// Σ|q·k| · scale of the largest score: what the errors of scores are relative to.
     fn largest_score(&self) -> f64 {
         let norm = |data: &[f32], len: usize| -> f64 {
@@ -217,13 +229,47 @@ fn spec(n_head: usize, n_kv_head: usize, head_dim: usize, window: usize) -> Atte
 pub fn grid(op: Op) {
     storing();
     oracle_against_f64(op);
-    for level in levels(op) {
-        shapes(op, level);
-        heads(op, level);
-        batches(op, level);
-        cuts(op, level);
-        large_scores(op, level);
-        exponential(op, level);
+    let bench = Bench::new(op);
+    shapes(&bench);
+    heads(&bench);
+    batches(&bench);
+    cuts(&bench);
+    large_scores(&bench);
+    exponential(&bench);
+}
+
+/// The oracle, and each level at several thread counts.
+struct Bench {
+    op: Op,
+    oracle: Runtime,
+    levels: Vec<(Level, [Runtime; 3])>,
+}
+
+impl Bench {
+    fn new(op: Op) -> Self {
+        let all = levels(op).into_iter();
+        Self {
+            op,
+            oracle: runtime(Level::SCALAR, 2),
+            levels: all
+                .map(|level| (level, [1, 2, 3].map(|threads| runtime(level, threads))))
+                .collect(),
+        }
+    }
+
+    /// Holds every level to the oracle, and to itself at other thread counts.
+    fn check(&self, case: &Case) {
+        let want = case.run(&self.oracle, self.op);
+        let scale = case.scale(&self.oracle, self.op);
+        // An exponential's relative error is its exponent's absolute one, which grows with the scores.
+        let tolerance = tolerance(self.op) * case.largest_score().max(1.0);
+        for (level, runtimes) in &self.levels {
+            let what = format!("{} {level} {}", self.op, case.name());
+            let [one, two, three] = runtimes.each_ref().map(|rt| case.run(rt, self.op));
+            assert_close(&what, &one, &want, &scale, tolerance);
+            assert_eq!(bits(&two), bits(&one), "{what}: 2 threads");
+            assert_eq!(bits(&three), bits(&one), "{what}: 3 threads");
+        }
     }
 }
 
@@ -251,57 +297,42 @@ fn oracle_against_f64(op: Op) {
     }
 }
 
-/// Holds a level to the oracle, and to itself at other thread counts.
-fn check(op: Op, level: Level, case: &Case) {
-    let what = format!("{op} {level} {}", case.name());
-    let want = case.run(&runtime(Level::SCALAR, 2), op);
-    let (_, scale) = case.reference(round(op));
-    let got = case.run(&runtime(level, 1), op);
-    // An exponential's relative error is its exponent's absolute one, which grows with the scores.
-    let tolerance = tolerance(op) * case.largest_score().max(1.0);
-    assert_close(&what, &got, &want, &scale, tolerance);
-    for threads in [2, 3] {
-        let other = case.run(&runtime(level, threads), op);
-        assert_eq!(bits(&other), bits(&got), "{what}: {threads} threads");
-    }
-}
-
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
 /// Tokens, positions and windows at one head size.
-fn shapes(op: Op, level: Level) {
+fn shapes(bench: &Bench) {
     let mut rng = Rng::new(3);
     for tokens in [0, 1, 2, 7, 8, 9, 17, 64, 65] {
         for start in [0, 1, 15, 16, 17, 63, 100, 1000] {
             for window in [0, 1, 5, 64] {
                 let spec = spec(4, 2, 16, window);
-                check(op, level, &Case::new(&mut rng, spec, tokens, start));
+                bench.check(&Case::new(&mut rng, spec, tokens, start));
             }
         }
     }
 }
 
 /// Head sizes and groups, at tokens that make each size of tile.
-fn heads(op: Op, level: Level) {
+fn heads(bench: &Bench) {
     let mut rng = Rng::new(4);
     for head_dim in [8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 256] {
         for group in [1, 2, 3, 4, 5, 7, 8] {
             for (tokens, start, window) in [(1, 70, 0), (3, 530, 0), (11, 7, 9), (1, 1100, 600)] {
                 let spec = spec(group, 1, head_dim, window);
-                check(op, level, &Case::new(&mut rng, spec, tokens, start));
+                bench.check(&Case::new(&mut rng, spec, tokens, start));
             }
         }
     }
     for (n_head, n_kv_head) in [(6, 3), (32, 4)] {
         let spec = spec(n_head, n_kv_head, 64, 0);
-        check(op, level, &Case::new(&mut rng, spec, 40, 90));
+        bench.check(&Case::new(&mut rng, spec, 40, 90));
     }
 }
 
 /// Sequences of different lengths at once answer as each alone.
-fn batches(op: Op, level: Level) {
+fn batches(bench: &Bench) {
     let mut rng = Rng::new(5);
     let spec = spec(6, 2, 32, 0);
     let shapes = [
@@ -314,52 +345,56 @@ fn batches(op: Op, level: Level) {
         (33, 0),
     ];
     let cases = shapes.map(|(tokens, start)| Case::new(&mut rng, spec, tokens, start));
-    let alone = runtime(level, 1);
-    for threads in [1, 2, 3] {
-        let got = attend(&runtime(level, threads), &cases.each_ref(), op);
-        for (got, case) in got.iter().zip(&cases) {
-            assert_eq!(
-                bits(got),
-                bits(&case.run(&alone, op)),
-                "{op} {level} {}",
-                case.name()
-            );
+    for (level, runtimes) in &bench.levels {
+        for rt in runtimes {
+            let got = attend(rt, &cases.each_ref(), bench.op);
+            for (got, case) in got.iter().zip(&cases) {
+                let alone = case.run(&runtimes[0], bench.op);
+                assert_eq!(
+                    bits(got),
+                    bits(&alone),
+                    "{} {level} {}",
+                    bench.op,
+                    case.name()
+                );
+            }
         }
     }
 }
 
 /// A prompt at once, cut anywhere, and token by token.
-fn cuts(op: Op, level: Level) {
+fn cuts(bench: &Bench) {
     let mut rng = Rng::new(6);
-    let rt = runtime(level, 2);
     for window in [0, 20] {
         let spec = spec(4, 1, 64, window);
         let whole = Case::new(&mut rng, spec, 90, 0);
-        let want = whole.run(&rt, op);
-        let (_, scale) = whole.reference(round(op));
-        for step in [1, 7, 41] {
-            let mut got = Vec::new();
-            for start in (0..whole.tokens).step_by(step) {
-                let tokens = step.min(whole.tokens - start);
-                let width = whole.width();
-                let part = Case {
-                    tokens,
-                    start,
-                    q: whole.q[start * width..][..tokens * width].to_vec(),
-                    k: whole.k.clone(),
-                    v: whole.v.clone(),
-                    ..whole
-                };
-                got.extend(part.run(&rt, op));
+        let scale = whole.scale(&bench.oracle, bench.op);
+        for (level, [_, rt, _]) in &bench.levels {
+            let want = whole.run(rt, bench.op);
+            for step in [1, 7, 41] {
+                let mut got = Vec::new();
+                for start in (0..whole.tokens).step_by(step) {
+                    let tokens = step.min(whole.tokens - start);
+                    let width = whole.width();
+                    let part = Case {
+                        tokens,
+                        start,
+                        q: whole.q[start * width..][..tokens * width].to_vec(),
+                        k: whole.k.clone(),
+                        v: whole.v.clone(),
+                        ..whole
+                    };
+                    got.extend(part.run(rt, bench.op));
+                }
+                let what = format!("{} {level} w{window} in steps of {step}", bench.op);
+                assert_close(&what, &got, &want, &scale, tolerance(bench.op));
             }
-            let what = format!("{op} {level} w{window} in steps of {step}");
-            assert_close(&what, &got, &want, &scale, tolerance(op));
         }
     }
 }
 
 /// Scores whose exponentials overflow by themselves, rising and falling along the keys.
-fn large_scores(op: Op, level: Level) {
+fn large_scores(bench: &Bench) {
     let mut rng = Rng::new(7);
     for direction in [1.0, -1.0] {
         let spec = AttentionSpec {
@@ -375,12 +410,12 @@ fn large_scores(op: Op, level: Level) {
             *q = q.abs() * 4.0;
         }
         assert!(case.largest_score() > 1e4);
-        check(op, level, &case);
+        bench.check(&case);
     }
 }
 
 /// Two keys of scores 0 and x, and values 0 and 1, make 2ˣ / (1 + 2ˣ): the exponential itself, over its range.
-fn exponential(op: Op, level: Level) {
+fn exponential(bench: &Bench) {
     let dim = 16;
     let steps = 40_001;
     let spec = AttentionSpec {
@@ -393,7 +428,7 @@ fn exponential(op: Op, level: Level) {
     let mut q = vec![0.0; steps * dim];
     let exponents: Vec<f32> = (0..steps)
         .map(|i| -(i as f32) / 500.0)
-        .map(round(op))
+        .map(round(bench.op))
         .collect();
     for (row, x) in q.chunks_mut(dim).zip(&exponents) {
         row[0] = *x;
@@ -411,18 +446,24 @@ fn exponential(op: Op, level: Level) {
         k,
         v,
     };
-    let got = case.run(&runtime(level, 2), op);
     // 2⁻⁸ where the probability is rounded to bf16; the scale's own rounding, and the factor's, act on the exponent.
-    let tolerance = match op {
+    let tolerance = match bench.op {
         Op::AttentionF32 => 3e-7,
         _ => 2.0_f64.powi(-8),
     };
-    for (row, x) in got.chunks(dim).zip(exponents) {
-        let p = f64::from(x).exp2();
-        let want = p / (1.0 + p);
-        let error = (f64::from(row[0]) - want).abs() / want;
-        let allowed = tolerance + f64::from(x.abs()) * 2.0_f64.powi(-23);
-        assert!(error <= allowed, "{op} {level}: 2^{x} is off by {error:e}");
+    for (level, [_, rt, _]) in &bench.levels {
+        let got = case.run(rt, bench.op);
+        for (row, x) in got.chunks(dim).zip(&exponents) {
+            let p = f64::from(*x).exp2();
+            let want = p / (1.0 + p);
+            let error = (f64::from(row[0]) - want).abs() / want;
+            let allowed = tolerance + f64::from(x.abs()) * 2.0_f64.powi(-23);
+            assert!(
+                error <= allowed,
+                "{} {level}: 2^{x} is off by {error:e}",
+                bench.op
+            );
+        }
     }
 }
 

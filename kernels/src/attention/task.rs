@@ -1,0 +1,351 @@
+//! A task: the rows of one KV head's queries for some tokens, over some of the keys. Blocks of keys are the outer loop
+//! and tiles of rows the inner one, so that a block is staged, and read from memory, once for all rows.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::flash::{Element, TILE_ROWS};
+use super::tile::{Ahead, Block, LOWEST, Rows, Simd, Tile, scores_len};
+use super::{AttentionSpec, Cache};
+use crate::scratch::Scratch;
+use crate::view::MatRef;
+
+/// Keys of a block for many rows, and for rows that read it across: neither 32 nor 128 was faster.
+const BLOCK: usize = 64;
+
+/// Keys of a block for few rows: what is staged, at 128 elements 16 KiB, leaves half of L1 to what is read. With pairs,
+/// half as much is staged.
+const FEW_BLOCK: usize = 16;
+
+/// Added to the stride of staged rows, lest rows a power of two apart share few cache sets.
+pub(super) const STAGE_PAD: usize = 16;
+
+/// Lanes of the largest tile: eight rows across sixteen lanes.
+const LARGEST_LANES: usize = 128;
+
+/// See the module.
+pub(super) struct Task<'a, S, T> {
+    pub(super) simd: S,
+    /// Whether keys are read across, see [`super::tile`].
+    pub(super) across: bool,
+    pub(super) spec: &'a AttentionSpec,
+    /// The tokens' queries, all heads.
+    pub(super) q: MatRef<'a, f32>,
+    /// Where the first of the tokens stands.
+    pub(super) position: usize,
+    pub(super) cache: Cache<'a, T>,
+    pub(super) kv_head: usize,
+    pub(super) keys: Range<usize>,
+}
+
+impl<S: Simd, T: Element> Task<'_, S, T> {
+    /// Hands each row's weighted values, its maximum and its sum to `finish`; rows are tokens times heads of the group.
+    pub(super) fn run(&self, scratch: &Scratch, mut finish: impl FnMut(usize, &[f32], f32, f32)) {
+        let (group, dim) = (self.spec.group(), self.spec.head_dim);
+        let rows = self.q.rows() * group;
+        let words = dim / if S::PAIRS { 2 } else { 1 };
+        let block_keys = match S::PAIRS {
+            _ if self.across || rows > TILE_ROWS => BLOCK,
+            true => 2 * FEW_BLOCK,
+            false => FEW_BLOCK,
+        };
+        let shapes = || Shape::all::<S>(rows, words, self.across);
+        let (padded, lanes) = shapes().fold((0, 0), |(padded, lanes), shape| {
+            (padded + shape.rows, lanes + shape.lanes)
+        });
+        let largest = shapes().map(|shape| shape.rows).max().unwrap_or(0);
+        let lens = [
+            padded * words,
+            padded * dim,
+            lanes,
+            lanes,
+            LARGEST_LANES,
+            LARGEST_LANES,
+            scores_len(block_keys, largest),
+            2 * block_keys * (dim + STAGE_PAD),
+        ];
+        // Each part on cache lines of its own.
+        let lens = lens.map(|len| len.next_multiple_of(16));
+        let mut memory = scratch.take::<f32>(lens.iter().sum());
+        let mut rest = &mut memory[..];
+        let [q, out, max, sum, low, high, scores, stage] =
+            lens.map(|len| rest.split_off_mut(..len).expect("taken for all of them"));
+        for shape in shapes() {
+            let query = |row: usize| {
+                let column = (self.kv_head * group + row % group) * dim;
+                &self.q.row(row / group)[column..][..dim]
+            };
+            shape.pack::<S, T>(&mut q[shape.at * words..][..shape.rows * words], query);
+        }
+        out.fill(0.0);
+        max.fill(LOWEST);
+        sum.fill(0.0);
+
+        let mut from = self.keys.start;
+        while from < self.keys.end {
+            let to = self.keys.end.min(from + block_keys);
+            let keys = Keys::new(self, from..to, stage);
+            for shape in shapes() {
+                let Some(seen) = self.seen(&shape, from..to) else {
+                    continue;
+                };
+                let masked = self.mask(&shape, &seen, low, high);
+                let mut tile = Tile {
+                    head_dim: dim,
+                    factor: self.spec.scale * std::f32::consts::LOG2_E,
+                    masked,
+                    low,
+                    high,
+                    q: &q[shape.at * words..],
+                    scores,
+                    max: &mut max[shape.lane..][..shape.lanes],
+                    sum: &mut sum[shape.lane..][..shape.lanes],
+                    out: &mut out[shape.at * dim..],
+                };
+                keys.meet(self.simd, &shape, &mut tile, seen);
+            }
+            from = to;
+        }
+
+        for shape in shapes() {
+            for row in 0..shape.used {
+                let lanes = shape.lanes_of::<S>(row);
+                let max = max[lanes.start];
+                let sum = sum[lanes].iter().step_by(S::LANES / shape.g).sum();
+                finish(
+                    shape.first + row,
+                    &out[(shape.at + row) * dim..][..dim],
+                    max,
+                    sum,
+                );
+            }
+        }
+    }
+
+    /// The keys of a block that any row of a tile sees, from an even one of the block on where they make pairs.
+    fn seen(&self, shape: &Shape, block: Range<usize>) -> Option<Range<usize>> {
+        let group = self.spec.group();
+        let earliest = self.position + shape.first / group;
+        let latest = self.position + (shape.first + shape.used - 1) / group;
+        let mut skip = self.spec.first_key(earliest).saturating_sub(block.start);
+        if S::PAIRS {
+            skip -= skip % 2;
+        }
+        let seen = block.start + skip..block.end.min(latest + 1);
+        (!seen.is_empty()).then_some(seen)
+    }
+
+    /// Writes each lane's sight of the seen keys, and returns whether there is anything that some lane does not see.
+    fn mask(&self, shape: &Shape, seen: &Range<usize>, low: &mut [f32], high: &mut [f32]) -> bool {
+        let group = self.spec.group();
+        let earliest = self.position + shape.first / group;
+        let latest = self.position + (shape.first + shape.used - 1) / group;
+        let keys_a_vector = shape.g * if S::PAIRS { 2 } else { 1 };
+        if self.spec.first_key(latest) <= seen.start
+            && seen.end <= earliest + 1
+            && seen.len().is_multiple_of(keys_a_vector)
+        {
+            return false;
+        }
+        for lane in 0..shape.lanes {
+            let row = shape.first + shape.row::<S>(lane).min(shape.used - 1);
+            let position = self.position + row / group;
+            low[lane] = self.spec.first_key(position).saturating_sub(seen.start) as f32;
+            high[lane] = (position + 1).min(seen.end).saturating_sub(seen.start) as f32;
+        }
+        true
+    }
+}
+
+/// A block of keys and values, in the cache or staged, and what comes after it.
+struct Keys<T> {
+    /// The block's first position.
+    from: usize,
+    cached: [Rows<T>; 2],
+    staged: Option<[Rows<f32>; 2]>,
+    this_values: Ahead,
+    next: [Ahead; 2],
+}
+
+impl<T: Element> Keys<T> {
+    fn new<S: Simd>(task: &Task<S, T>, block: Range<usize>, stage: &mut [f32]) -> Self {
+        let dim = task.spec.head_dim;
+        let all = [
+            task.cache.keys(task.kv_head),
+            task.cache.values(task.kv_head),
+        ];
+        let [k, v] = all.map(|rows| &rows[block.start * dim..block.end * dim]);
+        let ahead = |rows: &[T]| Ahead {
+            rows: rows.as_ptr().cast(),
+            stride: dim * size_of::<T>(),
+        };
+        Self {
+            from: block.start,
+            cached: [k, v].map(|rows| Rows::new(rows.as_ptr(), dim)),
+            staged: (!task.across).then(|| T::stage(task.simd, k, v, dim, stage)),
+            this_values: ahead(v),
+            next: all.map(|rows| ahead(&rows[block.end * dim..])),
+        }
+    }
+
+    fn meet<S: Simd>(&self, simd: S, shape: &Shape, tile: &mut Tile, seen: Range<usize>) {
+        let skip = seen.start - self.from;
+        let first = shape.first == 0;
+        match self.staged {
+            Some([k, v]) => {
+                let [during_scores, during_values] = self.next.map(|next| first.then_some(next));
+                let block = Block {
+                    keys: seen.len(),
+                    k: k.skip(skip),
+                    v: v.skip(skip / if S::PAIRS { 2 } else { 1 }),
+                    during_scores,
+                    during_values,
+                };
+                shape.meet::<S, T>(simd, tile, &block);
+            }
+            None => {
+                let [k, v] = self.cached.map(|rows| rows.skip(skip));
+                let block = Block {
+                    keys: seen.len(),
+                    k,
+                    v,
+                    during_scores: Some(self.this_values),
+                    during_values: Some(self.next[0]),
+                };
+                shape.meet_across(simd, tile, &block);
+            }
+        }
+    }
+}
+
+/// A tile of a task's rows.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// First of the task's rows.
+    first: usize,
+    /// The task's rows that are in it.
+    used: usize,
+    /// Rows, a power of two.
+    rows: usize,
+    /// Neighbouring words of a row in a vector.
+    g: usize,
+    /// Rows of the tiles before it.
+    at: usize,
+    /// Lanes of maxima and sums.
+    lanes: usize,
+    /// Lanes of the tiles before it.
+    lane: usize,
+}
+
+impl Shape {
+    /// Cuts a task's rows: as many of the largest tiles as there are, then what wastes few lanes.
+    fn all<S: Simd>(rows: usize, words: usize, across: bool) -> impl Iterator<Item = Self> {
+        let (mut first, mut at, mut lane) = (0, 0, 0);
+        std::iter::from_fn(move || {
+            let rest = rows - first;
+            if rest == 0 {
+                return None;
+            }
+            let largest = 2 * S::LANES;
+            let mut size = if rest > largest * 3 / 4 {
+                largest
+            } else if rest > S::LANES {
+                S::LANES
+            } else {
+                rest.next_power_of_two()
+            };
+            // A lane group of words must divide a row.
+            while size < S::LANES && !across && !words.is_multiple_of(S::LANES / size) {
+                size *= 2;
+            }
+            let shape = Self {
+                first,
+                used: rest.min(size),
+                rows: size,
+                g: if across {
+                    S::LANES
+                } else {
+                    (S::LANES / size).max(1)
+                },
+                at,
+                lanes: if across {
+                    size * S::LANES
+                } else {
+                    size.max(S::LANES)
+                },
+                lane,
+            };
+            first += shape.used;
+            at += shape.rows;
+            lane += shape.lanes;
+            Some(shape)
+        })
+    }
+
+    /// The row to which a lane belongs.
+    fn row<S: Simd>(self, lane: usize) -> usize {
+        let rows = S::LANES / self.g;
+        lane / S::LANES * rows + lane % rows
+    }
+
+    /// Where a row's lanes start and end, among those of all tiles; they are as far apart as a vector has rows.
+    fn lanes_of<S: Simd>(self, row: usize) -> Range<usize> {
+        let rows = S::LANES / self.g;
+        let vector = self.lane + row / rows * S::LANES;
+        vector + row % rows..vector + S::LANES
+    }
+
+    fn pack<'a, S: Simd, T: Element>(self, to: &mut [f32], query: impl Fn(usize) -> &'a [f32]) {
+        let g = self.g;
+        let round = |x: f32| {
+            if T::ROUND {
+                bf16::from_f32(x).to_f32()
+            } else {
+                x
+            }
+        };
+        for row in 0..self.rows {
+            let groups = to.chunks_exact_mut(g).skip(row).step_by(self.rows);
+            if row >= self.used {
+                groups.for_each(|group| group.fill(0.0));
+            } else if S::PAIRS {
+                let (pairs, _) = query(self.first + row).as_chunks::<2>();
+                for (group, pairs) in groups.zip(pairs.chunks_exact(g)) {
+                    for (word, [even, odd]) in group.iter_mut().zip(pairs) {
+                        let odd = round(*odd).to_bits();
+                        *word = f32::from_bits(round(*even).to_bits() >> 16 | odd);
+                    }
+                }
+            } else {
+                for (group, from) in groups.zip(query(self.first + row).chunks_exact(g)) {
+                    for (word, from) in group.iter_mut().zip(from) {
+                        *word = round(*from);
+                    }
+                }
+            }
+        }
+    }
+
+    fn meet<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<f32>) {
+        match (self.rows / S::LANES, self.g) {
+            (2, _) => simd.meet::<T, f32, 2, 1>(tile, block),
+            (_, 1) => simd.meet::<T, f32, 1, 1>(tile, block),
+            (_, 2) => simd.meet::<T, f32, 1, 2>(tile, block),
+            (_, 4) => simd.meet::<T, f32, 1, 4>(tile, block),
+            (_, 8) => simd.meet::<T, f32, 1, 8>(tile, block),
+            _ => simd.meet::<T, f32, 1, 16>(tile, block),
+        }
+    }
+
+    fn meet_across<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<T>) {
+        match (S::LANES, self.rows) {
+            (16, 1) => simd.meet::<T, T, 1, 16>(tile, block),
+            (16, 2) => simd.meet::<T, T, 2, 16>(tile, block),
+            (16, 4) => simd.meet::<T, T, 4, 16>(tile, block),
+            (16, _) => simd.meet::<T, T, 8, 16>(tile, block),
+            (_, 1) => simd.meet::<T, T, 1, 8>(tile, block),
+            _ => simd.meet::<T, T, 2, 8>(tile, block),
+        }
+    }
+}
