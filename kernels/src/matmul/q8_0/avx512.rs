@@ -258,105 +258,114 @@ unsafe fn tile<const T: usize>(tile: &Tile) {
     }
 }
 
-/// Rows that [`dots`] takes at a time.
+/// Rows whose sums [`dots`] reduces at a time.
 const ROWS: usize = 4;
-/// Blocks of a row whose scales are at hand at a time.
-const RUN: usize = 128;
+/// Blocks of a row that [`dots`] takes at a time: their scales fill a register.
+const RUN: usize = 16;
+/// Blocks from those at hand to those asked for from memory.
+const AHEAD: usize = 256;
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
 fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
-    let blocks = w.cols();
     assert!(rows.end <= w.rows() && y.len() == rows.len());
-    let token = Token::split(prepared, blocks);
-    let mut products = [[0.0; RUN]; ROWS];
-    for (start, y) in rows.clone().step_by(ROWS).zip(y.chunks_mut(ROWS)) {
-        let mut sums = [_mm256_setzero_ps(); ROWS];
-        let mut row = [w.row(start); ROWS];
-        for (i, row) in row.iter_mut().enumerate().skip(1) {
-            *row = w.row((start + i).min(rows.end - 1));
-        }
-        // Where these rows end the next ones start, if the view is dense; if not, the hint is idle, not wrong.
-        let next = (start + ROWS < rows.end).then(|| row[ROWS - 1].as_ptr_range().end);
-        for at in (0..blocks).step_by(RUN) {
-            let run = at..blocks.min(at + RUN);
-            let row = row.map(|row| &row[run.clone()]);
-            let ahead = next.map(|next| next.wrapping_add(at * ROWS));
-            scale(&row, &token.scales[run.clone()], ahead, &mut products);
-            add_dots(&row, &token, run, &products, &mut sums);
+    let token = Token::split(prepared, w.cols());
+    for (start, y) in rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
+        let mut sums = [_mm512_setzero_ps(); ROWS];
+        for (i, sum) in sums[..y.len()].iter_mut().enumerate() {
+            *sum = dot(w.row(start + i), &token);
         }
         let totals = totals(sums);
         y.copy_from_slice(&totals[..y.len()]);
     }
 }
 
-/// The products of the scales of blocks and activations; and a hint to fetch as many blocks of all rows from `ahead` on.
+/// The product of a row with a token, spread over the lanes.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,f16c")]
-fn scale(
-    rows: &[&[BlockQ8_0]; ROWS],
-    scales: &[f32],
-    ahead: Option<*const BlockQ8_0>,
-    products: &mut [[f32; RUN]; ROWS],
-) {
-    let (eights, rest) = scales.as_chunks::<8>();
-    for (i, x) in eights.iter().enumerate() {
-        if let Some(ahead) = ahead {
-            // 8 blocks of 4 rows are 17 lines.
-            let ahead = ahead.wrapping_add(i * 8 * ROWS).cast::<i8>();
-            for line in 0..8 * ROWS * size_of::<BlockQ8_0>() / 64 {
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * 64));
-            }
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
+fn dot(w: &[BlockQ8_0], token: &Token) -> __m512 {
+    let (runs, rest) = w.as_chunks::<RUN>();
+    let (elements, elements_rest) = token.elements.as_chunks::<RUN>();
+    let (offsets, offsets_rest) = token.offsets.as_chunks::<RUN>();
+    let (scales, scales_rest) = token.scales.as_chunks::<RUN>();
+    let mut sum_f32x16 = [_mm512_setzero_ps(); 4];
+    for (((w, elements), offsets), scales) in runs.iter().zip(elements).zip(offsets).zip(scales) {
+        let ahead = w.as_ptr().wrapping_add(AHEAD).cast::<i8>();
+        for line in 0..(RUN * size_of::<BlockQ8_0>()).div_ceil(64) {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * 64));
         }
         // SAFETY: the array holds a register.
-        let x = unsafe { _mm256_loadu_ps(x.as_ptr()) };
-        for (row, products) in rows.iter().zip(&mut *products) {
-            let w = &row[i * 8..][..8];
-            let bits = |b: usize| u64::from(w[b].d.to_bits());
-            let low = bits(0) | bits(1) << 16 | bits(2) << 32 | bits(3) << 48;
-            let high = bits(4) | bits(5) << 16 | bits(6) << 32 | bits(7) << 48;
-            let w = _mm_set_epi64x(high.cast_signed(), low.cast_signed());
-            let product = _mm256_mul_ps(_mm256_cvtph_ps(w), x);
-            let out = &mut products[i * 8..][..8];
-            // SAFETY: the slice holds a register.
-            unsafe { _mm256_storeu_ps(out.as_mut_ptr(), product) };
-        }
-    }
-    let start = eights.len() * 8;
-    for (row, products) in rows.iter().zip(products) {
-        for ((w, x), product) in row[start..].iter().zip(rest).zip(&mut products[start..]) {
-            *product = w.d.to_f32() * x;
-        }
-    }
-}
-
-/// Adds the products of the blocks `run` to `sums`, spread over their lanes.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add_dots(
-    rows: &[&[BlockQ8_0]; ROWS],
-    token: &Token,
-    run: Range<usize>,
-    products: &[[f32; RUN]; ROWS],
-    sums: &mut [__m256; ROWS],
-) {
-    assert!(rows.iter().all(|row| row.len() == run.len()) && run.len() <= RUN);
-    let (elements, offsets) = (&token.elements[run.clone()], &token.offsets[run.clone()]);
-    let flip = _mm256_set1_epi8(-128);
-    let mut sum_f32x8 = *sums;
-    for b in 0..run.len() {
-        // SAFETY: all have `run.len()` blocks, of which `products` has room for so many.
-        unsafe {
-            let x = _mm256_loadu_si256(elements.as_ptr().add(b).cast());
-            let offset = _mm256_loadu_si256(offsets.as_ptr().add(b).cast());
-            for r in 0..ROWS {
-                let w = _mm256_loadu_si256((*rows[r].as_ptr().add(b)).qs.as_ptr().cast());
-                let dot = _mm256_dpbusd_epi32(offset, _mm256_xor_si256(w, flip), x);
-                let product = _mm256_set1_ps(*products[r].as_ptr().add(b));
-                sum_f32x8[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), product, sum_f32x8[r]);
+        let scales = unsafe { _mm512_loadu_ps(scales.as_ptr()) };
+        let scales = _mm512_mul_ps(weight_scales(w), scales);
+        for i in 0..RUN / 2 {
+            // SAFETY: each of these holds two blocks from 2 · i on.
+            unsafe {
+                let w = pair(&w[2 * i], &w[2 * i + 1]);
+                let x = _mm512_loadu_si512(elements[2 * i..].as_ptr().cast());
+                let offset = _mm512_loadu_si512(offsets[2 * i..].as_ptr().cast());
+                let dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(offset, w, x));
+                let scale = _mm512_permutexvar_ps(halves(2 * i as i32), scales);
+                sum_f32x16[i % 4] = _mm512_fmadd_ps(dot, scale, sum_f32x16[i % 4]);
             }
         }
     }
-    *sums = sum_f32x8;
+    for (((w, x), offset), scale) in rest
+        .iter()
+        .zip(elements_rest)
+        .zip(offsets_rest)
+        .zip(scales_rest)
+    {
+        // SAFETY: a block's elements and offsets are a register each.
+        unsafe {
+            let x = _mm256_loadu_si256(x.as_ptr().cast());
+            let offset = _mm256_loadu_si256(offset.as_ptr().cast());
+            let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(w.d.to_bits()))));
+            let w = _mm256_loadu_si256(w.qs.as_ptr().cast());
+            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(offset, w, x));
+            let product = _mm256_mul_ps(dot, _mm256_set1_ps(d * scale));
+            sum_f32x16[0] = _mm512_add_ps(sum_f32x16[0], _mm512_zextps256_ps512(product));
+        }
+    }
+    _mm512_add_ps(
+        _mm512_add_ps(sum_f32x16[0], sum_f32x16[1]),
+        _mm512_add_ps(sum_f32x16[2], sum_f32x16[3]),
+    )
+}
+
+/// Lane indices that spread element `i` over the lower half and `i + 1` over the upper one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves(i: i32) -> __m512i {
+    _mm512_inserti64x4::<1>(_mm512_set1_epi32(i), _mm256_set1_epi32(i + 1))
+}
+
+/// The elements of two blocks, plus 128.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn pair(a: &BlockQ8_0, b: &BlockQ8_0) -> __m512i {
+    // SAFETY: a block has 32 elements.
+    let (a, b) = unsafe {
+        (
+            _mm256_loadu_si256(a.qs.as_ptr().cast()),
+            _mm256_loadu_si256(b.qs.as_ptr().cast()),
+        )
+    };
+    let pair = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+    _mm512_xor_si512(pair, _mm512_set1_epi8(-128))
+}
+
+/// The scales of 16 blocks.
+#[inline]
+#[target_feature(enable = "avx512f,f16c")]
+fn weight_scales(w: &[BlockQ8_0; RUN]) -> __m512 {
+    // Put together by integer instructions, whose ports idle here; inserts and gathers want the shuffles' one.
+    let mut fours = [0_u64; 4];
+    for (i, four) in fours.iter_mut().enumerate() {
+        let bits = |b: usize| u64::from(w[i * 4 + b].d.to_bits());
+        *four = bits(0) | bits(1) << 16 | bits(2) << 32 | bits(3) << 48;
+    }
+    let [a, b, c, d] = fours.map(u64::cast_signed);
+    _mm512_cvtph_ps(_mm256_set_epi64x(d, c, b, a))
 }
 
 /// What [`quantize_one`] wrote.
@@ -386,8 +395,13 @@ impl<'a> Token<'a> {
 
 /// The sum of the lanes of each.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl")]
-fn totals(v: [__m256; ROWS]) -> [f32; ROWS] {
+#[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+fn totals(v: [__m512; ROWS]) -> [f32; ROWS] {
+    let mut half = [_mm256_setzero_ps(); ROWS];
+    for (half, v) in half.iter_mut().zip(v) {
+        *half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+    }
+    let v = half;
     let sums = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
     let sums = _mm_add_ps(
         _mm256_castps256_ps128(sums),
