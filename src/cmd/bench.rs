@@ -9,6 +9,7 @@ use tokgate_kernels::{DType, Runtime};
 use crate::cli::{BenchArgs, BenchFormat, FlashAttn};
 use crate::cmd::model::{self, Loaded};
 use crate::cmd::{Outcome, runtime};
+use crate::probe::machine::Machine;
 use crate::record::llama_bench::LlamaBench;
 use crate::render::llama_bench::{Columns, Format, Renderer};
 use crate::throughput::{Bench, Case, Sample};
@@ -110,7 +111,7 @@ fn blank(args: &BenchArgs, loaded: &Loaded, rt: &Runtime, case: Case) -> LlamaBe
     LlamaBench {
         build_commit: BUILD_COMMIT.to_owned(),
         build_number: BUILD_NUMBER.parse().unwrap_or(0),
-        cpu_info: cpu_name(),
+        cpu_info: Machine::detect().model().to_owned(),
         gpu_info: String::new(),
         backends: "CPU".to_owned(),
         model_filename: loaded.path.display().to_string(),
@@ -255,13 +256,4 @@ fn format(format: BenchFormat) -> Format {
         BenchFormat::Jsonl => Format::JsonLines,
         BenchFormat::Csv => Format::Csv,
     }
-}
-
-fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    line.and_then(|line| line.split_once(':'))
-        .map_or_else(String::new, |(_, name)| name.trim().to_owned())
 }

@@ -7,6 +7,9 @@ use tokgate_kernels::{
 
 use crate::common::{Rng, assert_close, levels, runtime, tolerance};
 
+/// Activations, the rows of them that are taken, and weights.
+type Planned<'a> = (MatRef<'a, f32>, Option<&'a [u32]>, &'a Matrix);
+
 /// What fills outputs before a call; what lies between rows must still hold it afterwards.
 const UNTOUCHED: u32 = 0x7fc1_2345;
 
@@ -259,7 +262,7 @@ fn jobs(op: Op) {
         for threads in [1, 3] {
             let view = MatRef::new(&x, 40, k).unwrap();
             // (activations, rows, weights) of each job; the first three share their activations.
-            let mut plan: Vec<(MatRef<f32>, Option<&[u32]>, &Matrix)> = vec![
+            let mut plan: Vec<Planned> = vec![
                 (view, None, &ws[0]),
                 (view, None, &ws[2]),
                 (view, None, &ws[3]),
@@ -269,9 +272,7 @@ fn jobs(op: Op) {
                 plan.push((view, Some(rows), w));
                 plan.push((view, Some(rows), &ws[0]));
             }
-            let len = |(x, rows, _): &(MatRef<f32>, Option<&[u32]>, &Matrix)| {
-                rows.map_or(x.rows(), <[u32]>::len)
-            };
+            let len = |(x, rows, _): &Planned| rows.map_or(x.rows(), <[u32]>::len);
             let mut outs: Vec<Vec<f32>> = plan
                 .iter()
                 .map(|job| vec![f32::from_bits(UNTOUCHED); len(job) * job.2.n])
