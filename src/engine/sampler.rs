@@ -246,15 +246,27 @@ impl Sampler {
 /// # Errors
 /// [`SamplerError::NoCandidate`].
 pub fn greedy(logits: &[f32]) -> Result<u32, SamplerError> {
-    let mut best: Option<Candidate> = None;
-    for candidate in usable(logits) {
-        if best.is_none_or(|best| candidate.logit > best.logit) {
-            best = Some(candidate);
+    // Independent maxima, so that the compiler can use the widest registers; a NaN is larger than nothing.
+    let mut maxima = [f32::NEG_INFINITY; LANES];
+    let rows = logits.chunks_exact(LANES);
+    let rest = rows.remainder();
+    for row in rows.chain(std::iter::once(rest)) {
+        for (max, &logit) in maxima.iter_mut().zip(row) {
+            if logit > *max {
+                *max = logit;
+            }
         }
     }
-    best.map(|best| best.id)
-        .ok_or(SamplerError::NoCandidate(logits.len()))
+    let max = maxima.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let first = logits.iter().position(|&logit| logit == max);
+    match first {
+        Some(id) if max > f32::NEG_INFINITY => Ok(id as u32),
+        _ => Err(SamplerError::NoCandidate(logits.len())),
+    }
 }
+
+/// Logits that are looked at together.
+const LANES: usize = 32;
 
 fn usable(logits: &[f32]) -> impl Iterator<Item = Candidate> {
     logits
@@ -279,14 +291,24 @@ fn largest(logits: &[f32], k: usize, found: &mut Vec<Candidate>) {
     }
     let room = (2 * k).max(64);
     let mut least = f32::NEG_INFINITY;
-    for candidate in usable(logits) {
-        // An equal logit further on has the higher id and loses.
-        if candidate.logit > least {
-            found.push(candidate);
-            if found.len() >= room {
-                found.select_nth_unstable_by(k - 1, Candidate::order);
-                found.truncate(k);
-                least = found[k - 1].logit;
+    for (row, logits) in logits.chunks(LANES).enumerate() {
+        // Nearly every row fails this as a whole, without a branch inside; NaN is above nothing.
+        if !logits
+            .iter()
+            .fold(false, |any, &logit| any | (logit > least))
+        {
+            continue;
+        }
+        for (at, &logit) in logits.iter().enumerate() {
+            // An equal logit further on has the higher id and loses.
+            if logit > least {
+                let id = (row * LANES + at) as u32;
+                found.push(Candidate { id, logit });
+                if found.len() >= room {
+                    found.select_nth_unstable_by(k - 1, Candidate::order);
+                    found.truncate(k);
+                    least = found[k - 1].logit;
+                }
             }
         }
     }

@@ -52,17 +52,18 @@ impl ByteLevelBpe {
             })?;
             joined.clear();
             joined.extend([left, right]);
-            for part in [left, right, &joined] {
-                let id = all
-                    .get(part)
+            let mut parts = [0; 3];
+            for (part, text) in parts.iter_mut().zip([left, right, &joined]) {
+                *part = *all
+                    .get(text)
                     .ok_or_else(|| TokenizerError::MergeOutOfVocabulary {
                         index,
-                        token: excerpt(part),
+                        token: excerpt(text),
                     })?;
-                usable[*id] = true;
+                usable[*part] = true;
             }
             // The library would keep the last rank of a repeated pair; the first is the one that counts.
-            if seen.insert((left, right)) {
+            if seen.insert((parts[0], parts[1])) {
                 pairs.push((left.to_owned(), right.to_owned()));
             }
         }

@@ -9,7 +9,8 @@
 //!
 //! WHY own code: the `tokenizers` library's BPE works by merge ranks, which such files do not have, and its Unigram
 //! finds another segmentation. A queue of candidate pairs makes it O(n log n); a popped pair whose symbols have changed
-//! since is stale and skipped.
+//! since is stale and skipped. Where no token has ▁ behind another character, nothing is ever joined across such a
+//! place, so each word is joined by itself, with a queue that fits the cache and the same result.
 //!
 //! Control, unknown and byte tokens take no part in the joining, as in SentencePiece: plain text must not forge them.
 
@@ -31,6 +32,8 @@ pub(super) struct SentencePiece {
     bytes: [Option<u32>; 256],
     /// The longest text that can be a token: longer pairs need no look-up.
     longest: usize,
+    /// No token has ▁ behind another character.
+    words: bool,
     unknown: Option<u32>,
 }
 
@@ -41,6 +44,13 @@ struct Symbol {
     len: u32,
     prev: u32,
     next: u32,
+}
+
+/// What joining one word needs, kept for the next.
+#[derive(Default)]
+struct Scratch {
+    symbols: Vec<Symbol>,
+    queue: BinaryHeap<Pair>,
 }
 
 /// In [`Symbol`]'s links: no neighbour.
@@ -116,6 +126,7 @@ impl SentencePiece {
                 .or_else(|| ids.get([byte].as_slice()).copied());
         }
         Ok(Self {
+            words: ids.keys().all(|text| first_word(text).len() == text.len()),
             longest: ids.keys().map(|text| text.len()).max().unwrap_or(0),
             ids,
             scores,
@@ -138,10 +149,35 @@ impl SentencePiece {
         if escaped.len() >= NONE as usize {
             return Err(TokenizerError::TextTooLong(text.len()));
         }
-        let mut symbols = symbols_of(&escaped);
-        let mut queue = BinaryHeap::with_capacity(symbols.len());
+        let mut scratch = Scratch::default();
+        let mut start = 0;
+        while start < escaped.len() {
+            let rest = &escaped[start..];
+            let word = if self.words { first_word(rest) } else { rest };
+            self.join(word, &mut scratch);
+            for symbol in scratch.symbols.iter().filter(|s| s.len > 0) {
+                let at = symbol.start as usize;
+                let piece = &word[at..at + symbol.len as usize];
+                match self.ids.get(piece) {
+                    Some(&id) => ids.push(id),
+                    None => self.push_bytes(piece, ids).map_err(|byte| {
+                        TokenizerError::NoTokenForByte {
+                            byte,
+                            offset: offset + unescaped(text, space_first, start + at),
+                        }
+                    })?,
+                }
+            }
+            start += word.len();
+        }
+        Ok(())
+    }
+
+    /// Makes the symbols of `word` and joins them until no pair is a token.
+    fn join(&self, word: &[u8], Scratch { symbols, queue }: &mut Scratch) {
+        symbols_of(word, symbols);
         for left in 1..symbols.len() as u32 {
-            self.consider(left - 1, left, &symbols, &escaped, &mut queue);
+            self.consider(left - 1, left, symbols, word, queue);
         }
         while let Some(pair) = queue.pop() {
             let (left, right) = (symbols[pair.left as usize], symbols[pair.right as usize]);
@@ -154,24 +190,9 @@ impl SentencePiece {
             if right.next != NONE {
                 symbols[right.next as usize].prev = pair.left;
             }
-            self.consider(left.prev, pair.left, &symbols, &escaped, &mut queue);
-            self.consider(pair.left, right.next, &symbols, &escaped, &mut queue);
+            self.consider(left.prev, pair.left, symbols, word, queue);
+            self.consider(pair.left, right.next, symbols, word, queue);
         }
-        for symbol in symbols.iter().filter(|s| s.len > 0) {
-            let start = symbol.start as usize;
-            let piece = &escaped[start..start + symbol.len as usize];
-            match self.ids.get(piece) {
-                Some(&id) => ids.push(id),
-                None => {
-                    self.push_bytes(piece, ids)
-                        .map_err(|byte| TokenizerError::NoTokenForByte {
-                            byte,
-                            offset: offset + unescaped(text, space_first, start),
-                        })?
-                }
-            }
-        }
-        Ok(())
     }
 
     fn consider(
@@ -248,9 +269,16 @@ fn unescaped(text: &[u8], space_first: bool, at: usize) -> usize {
         .count()
 }
 
+/// The start of `text` up to the first ▁ behind another character; all of it if there is none.
+fn first_word(text: &[u8]) -> &[u8] {
+    let spaces = text.chunks(META.len()).take_while(|c| **c == META).count() * META.len();
+    let end = memchr::memmem::find(&text[spaces..], &META);
+    &text[..end.map_or(text.len(), |end| spaces + end)]
+}
+
 /// One symbol a character, or a byte where there is no character.
-fn symbols_of(text: &[u8]) -> Vec<Symbol> {
-    let mut symbols = Vec::with_capacity(text.len());
+fn symbols_of(text: &[u8], symbols: &mut Vec<Symbol>) {
+    symbols.clear();
     let mut start = 0u32;
     let mut push = |len: usize| {
         let index = symbols.len() as u32;
@@ -269,5 +297,4 @@ fn symbols_of(text: &[u8]) -> Vec<Symbol> {
     if let Some(last) = symbols.last_mut() {
         last.next = NONE;
     }
-    symbols
 }
