@@ -160,7 +160,8 @@ impl Sampler {
         })
     }
 
-    /// Tells the repetition penalty of a token that was not chosen here, such as those of the prompt.
+    /// Tells the repetition penalty of a token that is part of the text: those of the prompt, and those that were
+    /// chosen and kept.
     pub fn accept(&mut self, id: u32) {
         if self.params.repeat_penalty == 1.0 || self.params.repeat_last == 0 {
             return;
@@ -183,13 +184,11 @@ impl Sampler {
             penalised = self.penalised(logits);
             &penalised
         };
-        let id = if self.params.temperature == 0.0 {
-            greedy(logits)?
+        if self.params.temperature == 0.0 {
+            greedy(logits)
         } else {
-            self.draw(logits)?
-        };
-        self.accept(id);
-        Ok(id)
+            self.draw(logits)
+        }
     }
 
     fn penalised(&self, logits: &[f32]) -> Vec<f32> {
@@ -375,7 +374,12 @@ mod tests {
 
     fn draws(params: SamplerParams, logits: &[f32], n: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(params).unwrap();
-        (0..n).map(|_| sampler.sample(logits).unwrap()).collect()
+        let mut next = || {
+            let id = sampler.sample(logits).unwrap();
+            sampler.accept(id);
+            id
+        };
+        (0..n).map(|_| next()).collect()
     }
 
     fn kept(params: SamplerParams, logits: &[f32]) -> Vec<u32> {

@@ -49,10 +49,7 @@ pub(super) fn load(path: &Path) -> Result<(Vocab, JsonTokenizer), TokenizerError
     let bytes = read(&file)?;
     let json: Value = serde_json::from_slice(&bytes).map_err(|e| refused(&e))?;
     check_merges(&json["model"])?;
-    // The library has been seen to panic on damaged files; that must not take the caller down.
-    let mut plain = catch_unwind(AssertUnwindSafe(|| Tokenizer::from_bytes(&bytes)))
-        .map_err(|_| refused("the tokenizers library panicked on it: the file is damaged"))?
-        .map_err(refused)?;
+    let mut plain = caught(|| Tokenizer::from_bytes(&bytes)).map_err(refused)?;
     drop(bytes);
     // Both are about batches for training; a prompt is never cut or filled up behind the user's back.
     plain.with_truncation(None).map_err(refused)?;
@@ -85,9 +82,8 @@ impl JsonTokenizer {
         } else {
             &self.plain
         };
-        let encoding = tokenizer
-            .encode_fast(text, options.add_special)
-            .map_err(|e| TokenizerError::Library(e.to_string()))?;
+        let encoding = caught(|| tokenizer.encode_fast(text, options.add_special))
+            .map_err(TokenizerError::Library)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -300,6 +296,14 @@ fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
         )));
     }
     Ok(bytes)
+}
+
+/// Runs the library, which has been seen to panic on damaged files; that must not take the caller down.
+fn caught<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("it panicked: the tokenizer.json is damaged".to_owned()),
+    }
 }
 
 fn refused(reason: impl ToString) -> TokenizerError {

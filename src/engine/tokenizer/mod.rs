@@ -71,9 +71,14 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 enum Kind {
-    ByteLevel(Box<bpe::ByteLevelBpe>, WholeTokens),
-    SentencePiece(Box<spm::SentencePiece>, WholeTokens),
+    Gguf(WholeTokens, Model),
     Json(Box<json::JsonTokenizer>),
+}
+
+#[derive(Debug)]
+enum Model {
+    ByteLevel(Box<bpe::ByteLevelBpe>),
+    SentencePiece(Box<spm::SentencePiece>),
 }
 
 impl Tokenizer {
@@ -85,7 +90,7 @@ impl Tokenizer {
     pub fn from_gguf(mut gguf: GgufVocab) -> Result<Self, TokenizerError> {
         let (add_bos, add_eos) = (gguf.add_bos, gguf.add_eos);
         let space_prefix = gguf.add_space_prefix;
-        let (vocab, kind, bos_by_default) = match gguf.model.as_str() {
+        let (vocab, model, bos_by_default) = match gguf.model.as_str() {
             "gpt2" => {
                 let merges = gguf
                     .merges
@@ -98,29 +103,24 @@ impl Tokenizer {
                     vocab.warnings.push(VocabWarning::NoPreTokenizer);
                 }
                 let bpe = bpe::ByteLevelBpe::new(&vocab, &merges, pre)?;
-                let whole = WholeTokens::new(&vocab);
-                (vocab, Kind::ByteLevel(Box::new(bpe), whole), pre.add_bos)
+                (vocab, Model::ByteLevel(Box::new(bpe)), pre.add_bos)
             }
             "llama" => {
                 let scores = gguf.scores.take();
                 let vocab = Vocab::new(gguf, &[], Spelling::Meta)?;
                 let spm = spm::SentencePiece::new(&vocab, scores)?;
-                let whole = WholeTokens::new(&vocab);
-                (vocab, Kind::SentencePiece(Box::new(spm), whole), true)
+                (vocab, Model::SentencePiece(Box::new(spm)), true)
             }
             "no_vocab" | "none" => return Err(TokenizerError::NoVocabulary(gguf.model)),
             other => return Err(TokenizerError::UnknownModel(error::excerpt(other))),
         };
-        let space_prefix = match kind {
-            Kind::SentencePiece(..) => space_prefix.unwrap_or(true),
-            _ => space_prefix.unwrap_or(false),
-        };
         let mut tokenizer = Self {
-            vocab,
-            kind,
             add_bos: add_bos.unwrap_or(bos_by_default),
             add_eos: add_eos.unwrap_or(false),
-            space_prefix,
+            // Byte-level BPE never adds one, whatever the file says.
+            space_prefix: matches!(model, Model::SentencePiece(_)) && space_prefix.unwrap_or(true),
+            kind: Kind::Gguf(WholeTokens::new(&vocab), model),
+            vocab,
         };
         tokenizer.check_added();
         Ok(tokenizer)
@@ -172,9 +172,9 @@ impl Tokenizer {
         if text.len() > MAX_TEXT {
             return Err(TokenizerError::TextTooLong(text.len()));
         }
-        let whole = match &self.kind {
+        let (whole, model) = match &self.kind {
             Kind::Json(json) => return json.encode(text, options),
-            Kind::ByteLevel(_, whole) | Kind::SentencePiece(_, whole) => whole,
+            Kind::Gguf(whole, model) => (whole, model),
         };
         // A guess that is right for English and cheap where it is wrong.
         let mut ids = Vec::with_capacity(text.len() / 4 + 2);
@@ -188,15 +188,12 @@ impl Tokenizer {
                 }
                 Part::Text(range) => {
                     let start = range.start;
-                    match &self.kind {
-                        Kind::ByteLevel(bpe, _) => bpe.encode(&text[range], start, &mut ids)?,
-                        Kind::SentencePiece(spm, _) => spm.encode(
-                            &text[range],
-                            self.space_prefix && after_token,
-                            start,
-                            &mut ids,
-                        )?,
-                        Kind::Json(_) => {}
+                    match model {
+                        Model::ByteLevel(bpe) => bpe.encode(&text[range], start, &mut ids)?,
+                        Model::SentencePiece(spm) => {
+                            let space_first = self.space_prefix && after_token;
+                            spm.encode(&text[range], space_first, start, &mut ids)?;
+                        }
                     }
                     after_token = false;
                 }

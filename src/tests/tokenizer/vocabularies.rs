@@ -4,6 +4,7 @@
 //! skipped.
 
 use std::{
+    collections::HashMap,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -265,6 +266,71 @@ fn a_tokenizer_json_of_the_same_vocabulary_agrees() {
             Err(TokenizerError::InvalidUtf8(2))
         ));
     }
+}
+
+/// Llama 2's as a `tokenizer.json`: merges in place of scores, as Hugging Face's converter makes them.
+#[test]
+fn a_sentence_piece_tokenizer_json_agrees() {
+    let Some(folder) = folder() else { return };
+    let vocab = vocab(&folder, "llama-spm");
+    let gguf = Tokenizer::from_gguf(vocab.clone()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokenizer.json");
+    fs::write(&path, sentence_piece_json(&vocab).to_string()).unwrap();
+    let hugging_face = Tokenizer::from_json(&path).unwrap();
+    // Without the files beside it, a tokenizer.json does not say what its tokens are for.
+    assert_eq!(hugging_face.bos(), None);
+    for text in TEXTS.iter().map(|t| t.as_bytes()) {
+        let ids = gguf.encode(text, PLAIN).unwrap();
+        let text = String::from_utf8_lossy(text);
+        assert_eq!(
+            hugging_face.encode(text.as_bytes(), PLAIN).unwrap(),
+            ids,
+            "{text:?}"
+        );
+        assert_eq!(hugging_face.decode(&ids, false).unwrap(), text.as_bytes());
+    }
+}
+
+fn sentence_piece_json(vocab: &GgufVocab) -> serde_json::Value {
+    let scores = vocab.scores.as_ref().unwrap();
+    let ids: HashMap<&str, usize> = vocab.tokens.iter().map(String::as_str).zip(0..).collect();
+    let mut merges = Vec::new();
+    for (id, text) in vocab.tokens.iter().enumerate().skip(259) {
+        let mut pairs: Vec<_> = text
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| text.split_at(at))
+            .filter_map(|(l, r)| Some((*ids.get(l)?, *ids.get(r)?, l, r)))
+            .collect();
+        pairs.sort_unstable();
+        merges.extend(pairs.into_iter().map(|(.., l, r)| (scores[id], [l, r])));
+    }
+    merges.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let merges: Vec<_> = merges.into_iter().map(|(_, pair)| pair).collect();
+    let added = ["<unk>", "<s>", "</s>"].map(|text| {
+        json!({
+            "id": ids[text], "content": text, "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        })
+    });
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        ]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+        ]},
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": ids, "merges": merges,
+        },
+    })
 }
 
 fn byte_level_json(
