@@ -2,8 +2,8 @@
 //!
 //! | source | kind | how |
 //! |---|---|---|
-//! | GGUF, `tokenizer.ggml.model = gpt2` | byte-level BPE | words by the [pre-tokenizer](pre) that `tokenizer.ggml.pre` names, merges by the `tokenizers` library |
-//! | GGUF, `tokenizer.ggml.model = llama` | [SentencePiece BPE](spm) | own: pairs by score, leftmost first; bytes as a last resort |
+//! | GGUF, `tokenizer.ggml.model = gpt2` | byte-level BPE | words by the pre-tokenizer that `tokenizer.ggml.pre` names, merges by the `tokenizers` library |
+//! | GGUF, `tokenizer.ggml.model = llama` | SentencePiece BPE | own: pairs by score, leftmost first; bytes as a last resort |
 //! | `tokenizer.json` | whatever it says | the `tokenizers` library |
 //!
 //! Ids from a GGUF agree with llama.cpp's, which its own vocabularies and their expected ids prove (`tests/tokenizer.rs`).
