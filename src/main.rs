@@ -8,7 +8,12 @@ fn main() -> ExitCode {
     match tokgate::cmd::run(cli) {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            eprintln!("tokgate: {error:#}");
+            // Messages quote what files say, and nothing in those may act on the terminal.
+            let text = format!("tokgate: {error:#}");
+            eprintln!(
+                "{}",
+                text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+            );
             ExitCode::from(2)
         }
     }

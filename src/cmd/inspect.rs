@@ -36,14 +36,14 @@ fn text(path: &str, inspection: &Inspection) -> String {
     }
     out.push('\n');
     for problem in &inspection.problems {
-        let _ = writeln!(out, "cannot be run: {problem}");
+        let _ = writeln!(out, "cannot be run: {}", printable(problem));
     }
 
     let mut about = table();
     let architecture = inspection.architecture.as_deref().unwrap_or("unknown");
-    about.add_row(["architecture", architecture]);
+    about.add_row(["architecture", &printable(architecture)]);
     if let Some(name) = &inspection.name {
-        about.add_row(["name", &quoted(name, 60)]);
+        about.add_row(["name", &printable(name)]);
     }
     for (name, value) in inspection.sizes.iter().flat_map(sizes) {
         about.add_row([name, value.as_str()]);
@@ -161,10 +161,10 @@ fn share_row(share: &Share, all: u64) -> [String; 5] {
 }
 
 fn metadata_line(entry: &Entry, key_width: usize) -> String {
-    let mut line = format!(" {:key_width$}  ", entry.key.escape_debug().to_string());
+    let mut line = format!(" {:key_width$}  ", printable(&entry.key));
     let room = usize::from(WIDTH).saturating_sub(columns(&line));
     match &entry.value {
-        serde_json::Value::String(text) => line.push_str(&quoted(text, room)),
+        serde_json::Value::String(text) => line.push_str(&fitted(&printable(text), room)),
         serde_json::Value::Array(shown) => {
             let len = entry.len.unwrap_or(shown.len());
             let start = format!("{len}: ");
@@ -180,8 +180,11 @@ fn metadata_line(entry: &Entry, key_width: usize) -> String {
 }
 
 /// Text on one line, without anything that a terminal would act on.
-fn quoted(text: &str, room: usize) -> String {
-    fitted(&text.escape_debug().to_string(), room)
+fn printable(text: &str) -> String {
+    let escape = |c: char| c.is_control().then(|| c.escape_default().to_string());
+    text.chars()
+        .map(|c| escape(c).unwrap_or_else(|| c.into()))
+        .collect()
 }
 
 /// As much of a line as fits, with dots where it was cut.
@@ -223,7 +226,7 @@ fn groups(tensors: &[TensorRow]) -> Vec<Group<'_>> {
         let parts: Vec<&str> = parts
             .map(|part| if numberless(part) { "*" } else { part })
             .collect();
-        let pattern = parts.join(".").escape_debug().to_string();
+        let pattern = printable(&parts.join("."));
         let key = (pattern.clone(), &tensor.dtype, &tensor.shape);
         let at = *index.entry(key).or_insert_with(|| {
             groups.push(Group {
@@ -246,7 +249,7 @@ impl Group<'_> {
         [
             format!("{} ×", self.count),
             self.pattern,
-            self.first.dtype.escape_debug().to_string(),
+            printable(&self.first.dtype),
             shape.join(" × "),
             DecimalBytes(self.bytes).to_string(),
         ]

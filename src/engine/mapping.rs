@@ -3,6 +3,7 @@
 //! WHY mapping: a model is usable the moment its header has been read, several processes share its pages, and memory
 //! that is short is given back without being written anywhere. The price is the caveat of [`Mapping::open`].
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
@@ -31,18 +32,23 @@ pub enum MappingError {
     },
 }
 
-/// The bytes of a file.
-#[derive(Debug)]
+/// The bytes of a file, or bytes in memory that are used in the same way.
 pub struct Mapping {
     bytes: Bytes,
 }
 
-#[derive(Debug)]
 enum Bytes {
     Mapped(Mmap),
     Heap(Vec<u8>),
-    /// Words, and how many of their bytes count.
-    Words(Vec<f32>, usize),
+    Buffer(Buffer),
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the bytes: there are gigabytes of them.
+        let kind = if self.is_file() { "file" } else { "memory" };
+        write!(f, "Mapping({kind}, {} bytes)", self.len())
+    }
 }
 
 impl Mapping {
@@ -77,16 +83,10 @@ impl Mapping {
             bytes: Bytes::Mapped(map),
         })
     }
-}
 
-impl Mapping {
-    /// A copy that is aligned for any [`Element`].
-    pub fn aligned(unaligned: &[u8]) -> Self {
-        let mut words = vec![0_f32; unaligned.len().div_ceil(size_of::<f32>())];
-        bytes_mut(&mut words)[..unaligned.len()].copy_from_slice(unaligned);
-        Self {
-            bytes: Bytes::Words(words, unaligned.len()),
-        }
+    /// Whether the bytes are a file's own, as opposed to a copy in memory.
+    pub const fn is_file(&self) -> bool {
+        matches!(self.bytes, Bytes::Mapped(_))
     }
 }
 
@@ -99,6 +99,14 @@ impl From<Vec<u8>> for Mapping {
     }
 }
 
+impl From<Buffer> for Mapping {
+    fn from(buffer: Buffer) -> Self {
+        Self {
+            bytes: Bytes::Buffer(buffer),
+        }
+    }
+}
+
 impl Deref for Mapping {
     type Target = [u8];
 
@@ -106,7 +114,42 @@ impl Deref for Mapping {
         match &self.bytes {
             Bytes::Mapped(map) => map,
             Bytes::Heap(bytes) => bytes,
-            Bytes::Words(words, len) => &bytes(words)[..*len],
+            Bytes::Buffer(buffer) => &bytes(&buffer.words)[..buffer.len],
+        }
+    }
+}
+
+/// Bytes to be filled, aligned for every [`Element`].
+#[derive(Debug)]
+pub struct Buffer {
+    words: Vec<f32>,
+    /// How many bytes of the words count.
+    len: usize,
+}
+
+impl Buffer {
+    /// `len` zeros; memory is taken page by page, as they are overwritten.
+    pub fn zeroed(len: usize) -> Self {
+        Self {
+            words: vec![0.0; len.div_ceil(size_of::<f32>())],
+            len,
+        }
+    }
+
+    /// The bytes as elements.
+    ///
+    /// # Panics
+    /// If the last element is cut off.
+    pub fn elements_mut<T: Element>(&mut self) -> &mut [T] {
+        const { assert!(align_of::<T>() <= align_of::<f32>()) };
+        assert!(self.len.is_multiple_of(size_of::<T>()));
+        // SAFETY: the words are at least `len` bytes that this type owns, aligned for `T` by the first assertion, and
+        // `Element` promises that any bytes are valid values; so they are for the words, f32 being one of them.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.words.as_mut_ptr().cast::<T>(),
+                self.len / size_of::<T>(),
+            )
         }
     }
 }
@@ -117,6 +160,8 @@ impl Deref for Mapping {
 /// The type has no padding, any bytes are a valid value of it, and it owns nothing.
 pub unsafe trait Element: Copy + Send + Sync + 'static {}
 
+// SAFETY: a byte is a byte.
+unsafe impl Element for u8 {}
 // SAFETY: an IEEE number is any four bytes.
 unsafe impl Element for f32 {}
 // SAFETY: a transparent u16.
@@ -150,13 +195,6 @@ pub fn elements<T: Element>(bytes: &[u8]) -> Option<&[T]> {
 pub fn bytes<T: Element>(elements: &[T]) -> &[u8] {
     // SAFETY: the slice covers exactly these bytes, and `Element` promises that none of them is padding.
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements)) }
-}
-
-fn bytes_mut<T: Element>(elements: &mut [T]) -> &mut [u8] {
-    // SAFETY: as in `bytes`; any bytes that are written are valid values again.
-    unsafe {
-        std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast::<u8>(), size_of_val(elements))
-    }
 }
 
 #[cfg(test)]

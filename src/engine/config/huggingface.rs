@@ -144,7 +144,7 @@ impl Fields {
             // Mixtral always does; transformers' default for Qwen is that it does not.
             norm_topk_prob: self
                 .norm_topk_prob
-                .unwrap_or(architecture == Architecture::Llama),
+                .unwrap_or(architecture != Architecture::Qwen3Moe),
             n_vocab: self.vocab_size,
             n_context: self.max_position_embeddings,
             rms_eps: self.rms_norm_eps,

@@ -79,7 +79,7 @@ pub enum SafetensorsError {
         section: usize,
     },
     /// Offsets that do not fit shape and type.
-    #[error("tensor {name:?}: shape {shape:?} of {dtype} does not take {bytes} bytes")]
+    #[error("tensor {name:?}: shape {shape:?} of {dtype:?} does not take {bytes} bytes")]
     Size {
         /// The tensor.
         name: String,

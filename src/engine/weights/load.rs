@@ -19,14 +19,14 @@ use crate::engine::safetensors::Folder;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightsError {
     /// A tensor that the model needs.
-    #[error("tensor {name} is missing")]
+    #[error("tensor {name:?} is missing")]
     Missing {
         /// Its usual name.
         name: String,
     },
     /// A tensor of other sizes than the configuration wants.
     #[error(
-        "tensor {name} is {found}, but the model's configuration wants {expected} (rows × columns)"
+        "tensor {name:?} is {found}, but the model's configuration wants {expected} (rows × columns)"
     )]
     Shape {
         /// The tensor.
@@ -38,7 +38,8 @@ pub enum WeightsError {
     },
     /// A type without kernels.
     #[error(
-        "tensor {name} is of type {kind}, for which there are no kernels, only F32, F16, BF16 and Q8_0: {hint}"
+        "tensor {name:?} is of type {}, for which there are no kernels, only F32, F16, BF16 and Q8_0: {hint}",
+        kind.escape_debug()
     )]
     Type {
         /// The tensor.
@@ -49,7 +50,7 @@ pub enum WeightsError {
         hint: &'static str,
     },
     /// A type that vectors do not have.
-    #[error("tensor {name} is of type {kind}, but a vector is F32, F16 or BF16")]
+    #[error("tensor {name:?} is of type {kind}, but a vector is F32, F16 or BF16")]
     VectorType {
         /// The tensor.
         name: String,
@@ -58,7 +59,7 @@ pub enum WeightsError {
     },
     /// Rows that Q8_0 cannot hold.
     #[error(
-        "tensor {name} cannot be made {dtype}: its rows of {cols} elements are not made of blocks of 32; load it as bf16 or f32"
+        "tensor {name:?} cannot be made {dtype}: its rows of {cols} elements are not made of blocks of 32; load it as bf16 or f32"
     )]
     Blocks {
         /// The tensor.
@@ -70,7 +71,7 @@ pub enum WeightsError {
     },
     /// Tensors that nothing reads: leaving them out would change what the model computes.
     #[error(
-        "tensor {name} ({count} such) has no place in an architecture {architecture}: the model is another one than its configuration says, or newer than this program"
+        "tensor {name:?} ({count} such) has no place in an architecture {architecture}: the model is another one than its configuration says, or newer than this program"
     )]
     Unused {
         /// The first of them by name.
@@ -296,9 +297,9 @@ impl<'a> Loader<'a> {
             self.check_blocks(&name, dtype, cols)?;
             parts.push(part);
         }
-        let views: Vec<_> = parts.iter().map(Tensor::view).collect();
+        // There is at least one expert, so that the first one's type is known by now.
         let dtype = dtype.unwrap_or(DType::F32);
-        Ok(Tensor::stack(&views, shape, dtype, self.options.threads))
+        Ok(Tensor::stack(&parts, shape, dtype, self.options.threads))
     }
 
     fn global(&mut self, tensor: Global, shape: Shape) -> Result<Tensor, WeightsError> {
@@ -389,31 +390,15 @@ impl<'a> Loader<'a> {
         })?;
         let dtype = dtype.unwrap_or(kind);
         self.check_blocks(name, dtype, shape.cols)?;
-        let mapped = Tensor::mapped(kind, shape, &found.mapping, found.data.clone());
-        if let Some(mapped) = mapped {
-            if kind == dtype {
-                return Ok(mapped);
-            }
-            return Ok(Tensor::stack(
-                &[mapped.view()],
-                shape,
-                dtype,
-                self.options.threads,
-            ));
-        }
-        // The format does not promise alignment: a copy has it.
-        let copy = Arc::new(Mapping::aligned(&found.mapping[found.data.clone()]));
-        let range = 0..copy.len();
-        let copy = Tensor::mapped(kind, shape, &copy, range).expect("the length was checked above");
+        // Safetensors promise no alignment: where it lacks, a copy has it.
+        let whole = Tensor::new(kind, shape, &found.mapping, found.data.clone())
+            .or_else(|| Tensor::copied(kind, shape, &found.mapping[found.data.clone()]))
+            .expect("the reader checked that a tensor has as many bytes as its shape wants");
         if kind == dtype {
-            return Ok(copy);
+            return Ok(whole);
         }
-        Ok(Tensor::stack(
-            &[copy.view()],
-            shape,
-            dtype,
-            self.options.threads,
-        ))
+        let threads = self.options.threads;
+        Ok(Tensor::stack(&[whole], shape, dtype, threads))
     }
 
     fn check_blocks(&self, name: &str, dtype: DType, cols: usize) -> Result<(), WeightsError> {

@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tokgate_kernels::{BlockQ8_0, DType, MatRef, Weights, q8_0};
 
-use crate::engine::mapping::{self, Element, Mapping};
+use crate::engine::mapping::{self, Buffer, Element, Mapping};
 
 /// Sizes of a weight tensor: `experts` matrices of `rows × cols`, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,13 @@ impl Shape {
     pub const fn elements(self) -> usize {
         self.experts * self.rows * self.cols
     }
+
+    /// Bytes as `dtype`; `None` where rows are not made of its blocks.
+    fn bytes(self, dtype: DType) -> Option<usize> {
+        dtype
+            .row_bytes(self.cols)?
+            .checked_mul(self.experts * self.rows)
+    }
 }
 
 impl fmt::Display for Shape {
@@ -49,51 +57,86 @@ impl fmt::Display for Shape {
 /// A weight tensor that kernels can use. A clone refers to the same bytes.
 #[derive(Clone, Debug)]
 pub struct Tensor {
+    dtype: DType,
     shape: Shape,
-    storage: Storage,
-}
-
-#[derive(Clone, Debug)]
-enum Storage {
-    Mapped {
-        dtype: DType,
-        mapping: Arc<Mapping>,
-        /// Aligned for the type and as long as the shape wants it, both checked in [`Tensor::mapped`].
-        range: Range<usize>,
-    },
-    F32(Arc<[f32]>),
-    F16(Arc<[f16]>),
-    Bf16(Arc<[bf16]>),
-    Q8_0(Arc<[BlockQ8_0]>),
+    mapping: Arc<Mapping>,
+    /// Aligned for the type and as long as the shape wants it, both checked in [`Tensor::new`].
+    range: Range<usize>,
 }
 
 impl Tensor {
-    /// The tensor in these bytes of a file, or `None` if they are not aligned for its type or not as many as the shape
-    /// wants.
-    pub fn mapped(
+    /// The tensor in these bytes, or `None` if they are not aligned for its type or not as many as the shape wants.
+    pub fn new(
         dtype: DType,
         shape: Shape,
         mapping: &Arc<Mapping>,
         range: Range<usize>,
     ) -> Option<Self> {
         let bytes = mapping.get(range.clone())?;
-        let wanted = dtype
-            .row_bytes(shape.cols)?
-            .checked_mul(shape.experts * shape.rows)?;
         let aligned = match dtype {
             DType::F32 => mapping::elements::<f32>(bytes).is_some(),
             DType::F16 => mapping::elements::<f16>(bytes).is_some(),
             DType::Bf16 => mapping::elements::<bf16>(bytes).is_some(),
             DType::Q8_0 => mapping::elements::<BlockQ8_0>(bytes).is_some(),
         };
-        (bytes.len() == wanted && aligned).then(|| Self {
+        (aligned && Some(bytes.len()) == shape.bytes(dtype)).then(|| Self {
+            dtype,
             shape,
-            storage: Storage::Mapped {
-                dtype,
-                mapping: Arc::clone(mapping),
-                range,
-            },
+            mapping: Arc::clone(mapping),
+            range,
         })
+    }
+
+    /// A copy of bytes that are not aligned; `None` if they are not as many as the shape wants.
+    pub fn copied(dtype: DType, shape: Shape, bytes: &[u8]) -> Option<Self> {
+        let mut copy = Buffer::zeroed(bytes.len());
+        copy.elements_mut().copy_from_slice(bytes);
+        Self::new(dtype, shape, &Arc::new(copy.into()), 0..bytes.len())
+    }
+
+    /// Matrices of one shape, one after the other, converted to `dtype` by `threads` threads. Those that are of that
+    /// type keep their bits.
+    ///
+    /// # Panics
+    /// If a part has another shape than the others, if all together do not make up `shape`, or if `dtype` cannot hold
+    /// rows of that length.
+    pub fn stack(parts: &[Self], shape: Shape, dtype: DType, threads: usize) -> Self {
+        let part = Shape {
+            experts: shape.experts / parts.len(),
+            ..shape
+        };
+        assert!(
+            part.experts * parts.len() == shape.experts
+                && parts.iter().all(|other| other.shape == part),
+            "the parts make up {shape}"
+        );
+        let len = shape.bytes(dtype).expect("rows of whole blocks");
+        let mut out = Buffer::zeroed(len);
+        if parts.iter().all(|part| part.dtype == dtype) {
+            for (out, part) in out.elements_mut().chunks_mut(len / parts.len()).zip(parts) {
+                out.copy_from_slice(part.raw());
+            }
+        } else {
+            let rows = Rows { parts, shape };
+            match dtype {
+                DType::F32 => rows.convert(out.elements_mut(), threads, |row, out| {
+                    out.copy_from_slice(row);
+                }),
+                DType::F16 => rows.convert(out.elements_mut::<f16>(), threads, |row, out| {
+                    out.convert_from_f32_slice(row);
+                }),
+                DType::Bf16 => rows.convert(out.elements_mut::<bf16>(), threads, |row, out| {
+                    out.convert_from_f32_slice(row);
+                }),
+                DType::Q8_0 => rows.convert(out.elements_mut(), threads, q8_0::quantize_row),
+            }
+        }
+        Self {
+            dtype,
+            shape,
+            mapping: Arc::new(out.into()),
+            range: 0..len,
+        }
     }
 
     /// Sizes.
@@ -103,140 +146,79 @@ impl Tensor {
 
     /// Element type.
     pub const fn dtype(&self) -> DType {
-        match &self.storage {
-            Storage::Mapped { dtype, .. } => *dtype,
-            Storage::F32(_) => DType::F32,
-            Storage::F16(_) => DType::F16,
-            Storage::Bf16(_) => DType::Bf16,
-            Storage::Q8_0(_) => DType::Q8_0,
-        }
+        self.dtype
     }
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> u64 {
-        let blocks = self.shape.elements() / self.dtype().block_len();
-        (blocks * self.dtype().block_bytes()) as u64
+        self.range.len() as u64
     }
 
-    /// Whether the bytes are the file's own, as opposed to a conversion.
-    pub const fn is_mapped(&self) -> bool {
-        matches!(self.storage, Storage::Mapped { .. })
+    /// Whether the bytes are the file's own, as opposed to a copy.
+    pub fn is_mapped(&self) -> bool {
+        self.mapping.is_file()
     }
 
     /// What the kernels take: all experts' matrices as one, `[experts · rows, cols]`.
     pub fn view(&self) -> Weights<'_> {
-        match &self.storage {
-            Storage::Mapped {
-                dtype,
-                mapping,
-                range,
-            } => {
-                let bytes = &mapping[range.clone()];
-                match dtype {
-                    DType::F32 => Weights::F32(self.matrix(typed(bytes))),
-                    DType::F16 => Weights::F16(self.matrix(typed(bytes))),
-                    DType::Bf16 => Weights::Bf16(self.matrix(typed(bytes))),
-                    DType::Q8_0 => Weights::Q8_0(self.matrix(typed(bytes))),
-                }
-            }
-            Storage::F32(data) => Weights::F32(self.matrix(data)),
-            Storage::F16(data) => Weights::F16(self.matrix(data)),
-            Storage::Bf16(data) => Weights::Bf16(self.matrix(data)),
-            Storage::Q8_0(data) => Weights::Q8_0(self.matrix(data)),
+        match self.dtype {
+            DType::F32 => Weights::F32(self.matrix()),
+            DType::F16 => Weights::F16(self.matrix()),
+            DType::Bf16 => Weights::Bf16(self.matrix()),
+            DType::Q8_0 => Weights::Q8_0(self.matrix()),
         }
     }
 
-    fn matrix<'a, T>(&self, data: &'a [T]) -> MatRef<'a, T> {
+    fn matrix<T: Element>(&self) -> MatRef<'_, T> {
+        let data = mapping::elements(self.raw()).expect("alignment and length were checked");
         let rows = self.shape.experts * self.shape.rows;
-        MatRef::new(data, rows, data.len() / rows).expect("the length was checked when it was made")
+        let cols = self.shape.cols / self.dtype.block_len();
+        MatRef::new(data, rows, cols).expect("the length was checked")
     }
 
-    /// Matrices of `shape` one after the other, converted to `dtype` by `threads` threads.
-    ///
-    /// # Panics
-    /// If a part has another shape, or `dtype` cannot hold rows of that length.
-    pub fn stack(parts: &[Weights<'_>], shape: Shape, dtype: DType, threads: usize) -> Self {
-        let rows = Rows { parts, shape };
-        let storage = match dtype {
-            DType::F32 => Storage::F32(rows.convert(1, threads, |row, out| {
-                out.copy_from_slice(row);
-            })),
-            DType::F16 => Storage::F16(rows.convert(1, threads, |row, out| {
-                out.iter_mut()
-                    .zip(row)
-                    .for_each(|(out, value)| *out = f16::from_f32(*value));
-            })),
-            DType::Bf16 => Storage::Bf16(rows.convert(1, threads, |row, out| {
-                out.iter_mut()
-                    .zip(row)
-                    .for_each(|(out, value)| *out = bf16::from_f32(*value));
-            })),
-            DType::Q8_0 => {
-                Storage::Q8_0(rows.convert(q8_0::BLOCK_LEN, threads, q8_0::quantize_row))
-            }
-        };
-        Self { shape, storage }
+    fn raw(&self) -> &[u8] {
+        &self.mapping[self.range.clone()]
     }
 }
 
-fn typed<T: Element>(bytes: &[u8]) -> &[T] {
-    mapping::elements(bytes).expect("alignment and length were checked when it was made")
-}
-
-/// The rows of several matrices, counted through.
+/// The rows of several matrices of one shape, counted through.
 struct Rows<'a> {
-    parts: &'a [Weights<'a>],
+    parts: &'a [Tensor],
+    /// Of all of them together.
     shape: Shape,
 }
 
 impl Rows<'_> {
-    /// All rows, widened to f32 and then narrowed by `narrow` into blocks of `block` elements.
-    fn convert<T: Copy + Default + Send>(
+    /// Widens all rows to f32, and lets `narrow` write them to `out`.
+    fn convert<T: Send>(
         &self,
-        block: usize,
+        out: &mut [T],
         threads: usize,
         narrow: impl Fn(&[f32], &mut [T]) + Sync,
-    ) -> Arc<[T]> {
-        let Shape {
-            experts,
-            rows,
-            cols,
-        } = self.shape;
-        let (part_rows, part_experts) = (self.parts[0].rows(), self.parts.len());
-        assert!(
-            cols.is_multiple_of(block)
-                && part_rows * part_experts == experts * rows
-                && self
-                    .parts
-                    .iter()
-                    .all(|part| (part.rows(), part.cols()) == (part_rows, cols)),
-            "the parts must make up {} and blocks of {block}",
-            self.shape
-        );
-        let out_cols = cols / block;
-        let all_rows = experts * rows;
-        let mut out: Arc<[T]> = std::iter::repeat_n(T::default(), all_rows * out_cols).collect();
-        let data = Arc::get_mut(&mut out).expect("nobody else has it yet");
-        let share = all_rows.div_ceil(threads.max(1));
+    ) {
+        let rows = self.shape.experts * self.shape.rows;
+        let part_rows = rows / self.parts.len();
+        let out_cols = out.len() / rows;
+        let share = rows.div_ceil(threads.max(1));
         thread::scope(|scope| {
-            for (index, chunk) in data.chunks_mut(share * out_cols).enumerate() {
+            for (index, chunk) in out.chunks_mut(share * out_cols).enumerate() {
                 let narrow = &narrow;
                 let mut work = move || {
-                    let mut wide = vec![0.0; cols];
+                    let mut wide = vec![0.0; self.shape.cols];
                     for (row, out) in chunk.chunks_mut(out_cols).enumerate() {
                         let row = index * share + row;
-                        self.parts[row / part_rows].widen_row(row % part_rows, &mut wide);
+                        let part = &self.parts[row / part_rows];
+                        part.view().widen_row(row % part_rows, &mut wide);
                         narrow(&wide, out);
                     }
                 };
-                if share == all_rows {
+                if share == rows {
                     work();
                 } else {
                     scope.spawn(work);
                 }
             }
         });
-        out
     }
 }
 
@@ -248,8 +230,7 @@ mod tests {
         let bytes = mapping::bytes(values).to_vec();
         let range = 0..bytes.len();
         let mapping = Arc::new(Mapping::from(bytes));
-        Tensor::mapped(DType::F32, shape, &mapping, range)
-            .expect("a vector of this size is aligned")
+        Tensor::new(DType::F32, shape, &mapping, range).expect("a vector of this size is aligned")
     }
 
     fn values(tensor: &Tensor) -> Vec<f32> {
@@ -272,7 +253,7 @@ mod tests {
         };
         for dtype in DType::ALL {
             for threads in [1, 2, 5, 100] {
-                let parts = [first.view(), second.view()];
+                let parts = [first.clone(), second.clone()];
                 let both = Tensor::stack(&parts, stacked, dtype, threads);
                 assert_eq!((both.dtype(), both.shape()), (dtype, stacked));
                 assert!(!both.is_mapped());
@@ -288,7 +269,7 @@ mod tests {
     fn mapping_checks_alignment_and_length() {
         let mapping = Arc::new(Mapping::from(vec![0; 64]));
         let tensor = |dtype, rows, cols, range| {
-            Tensor::mapped(dtype, Shape::matrix(rows, cols), &mapping, range)
+            Tensor::new(dtype, Shape::matrix(rows, cols), &mapping, range)
         };
         assert!(tensor(DType::F32, 2, 8, 0..64).is_some());
         assert!(tensor(DType::F32, 2, 8, 0..60).is_none(), "too short");
