@@ -1,6 +1,6 @@
 //! Tables for GitHub's Markdown.
 
-use super::{Sides, change, counts, drift, figure, printable, rows};
+use super::{Sides, change, counts, drift, figure, printable, rows, spread};
 use crate::judge::{Comparison, Row};
 
 /// The table of a comparison with its verdicts; names cannot break out of it.
@@ -40,7 +40,6 @@ fn line(row: &Row) -> String {
     let interval = row.interval_pct.map_or_else(none, |[low, high]| {
         format!("{} … {}", change(low), change(high))
     });
-    let spread = row.now.or(row.base).map(|side| side.spread_pct);
     let reason = row.reason.as_ref();
     format!(
         "| {} | {} | {} | {} | {interval} | {} | {}{} |\n",
@@ -48,9 +47,7 @@ fn line(row: &Row) -> String {
         value(row.now),
         value(row.base),
         row.delta_pct.map_or_else(none, change),
-        spread
-            .filter(|spread| spread.is_finite())
-            .map_or_else(none, |spread| format!("±{spread:.1}")),
+        spread(row).map_or_else(none, |spread| format!("±{spread:.1}")),
         row.verdict,
         reason.map_or_else(String::new, |reason| format!(": {reason}")),
     )

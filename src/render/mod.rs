@@ -120,6 +120,12 @@ fn rows(comparison: &Comparison) -> impl Iterator<Item = &Row> {
     })
 }
 
+/// The spread of the samples in percent; exact counts have none.
+fn spread(row: &Row) -> Option<f64> {
+    let spread = row.now.or(row.base)?.spread_pct;
+    (row.metric.kind() == MetricKind::Clocked && spread.is_finite()).then_some(spread)
+}
+
 /// A figure of a metric in four significant digits and a readable unit.
 pub fn figure(metric: Metric, value: f64) -> String {
     match metric {
@@ -193,3 +199,6 @@ fn printable(text: &str) -> String {
         .map(|c| if harmful(c) { '\u{fffd}' } else { c })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

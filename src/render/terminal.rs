@@ -2,7 +2,7 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::{Sides, change, counts, drift, figure, printable, rows};
+use super::{Sides, change, counts, drift, figure, printable, rows, spread};
 use crate::judge::{Comparison, Reason, Row, Verdict};
 
 /// How a terminal wants its text.
@@ -24,11 +24,12 @@ const MAX_NOTES: usize = 10;
 ///
 /// `title` says what is compared; see [`Sides`].
 pub fn comparison(comparison: &Comparison, sides: &Sides, style: Style) -> String {
-    let mut text = format!("now:      {}\nbaseline: {}\n", sides.now, sides.base);
+    let mut text = String::new();
+    push_wrapped(&mut text, "now:      ", &sides.now, style);
+    push_wrapped(&mut text, "baseline: ", &sides.base, style);
     text.push_str(&table(comparison, style));
     if let Some(drift) = drift(comparison) {
-        text.push_str(&drift);
-        text.push('\n');
+        push_wrapped(&mut text, "", &drift, style);
     }
     text
 }
@@ -72,15 +73,12 @@ fn cells(row: &Row) -> [String; 5] {
     let value = |side: Option<crate::judge::Summary>| {
         side.map_or_else(none, |side| figure(row.metric, side.value))
     };
-    let spread = row.now.or(row.base).map(|side| side.spread_pct);
     [
         printable(row.id.as_str()),
         value(row.now),
         value(row.base),
         row.delta_pct.map_or_else(none, change),
-        spread
-            .filter(|spread| spread.is_finite())
-            .map_or_else(none, |spread| format!("±{spread:.1}")),
+        spread(row).map_or_else(none, |spread| format!("±{spread:.1}")),
     ]
 }
 
@@ -173,6 +171,26 @@ fn push_coloured(text: &mut String, line: &str, colour: Option<&str>, style: Sty
         Some(colour) => text.push_str(&format!("{colour}{line}\u{1b}[0m")),
         None => text.push_str(line),
     }
+}
+
+/// A paragraph behind `label`, broken between words where the terminal ends.
+fn push_wrapped(text: &mut String, label: &str, paragraph: &str, style: Style) {
+    let width = style.width.unwrap_or(usize::MAX);
+    text.push_str(label);
+    let mut used = label.width();
+    for (at, word) in printable(paragraph).split(' ').enumerate() {
+        if at > 0 && used + 1 + word.width() > width {
+            text.push('\n');
+            text.push_str(&" ".repeat(label.width()));
+            used = label.width();
+        } else if at > 0 {
+            text.push(' ');
+            used += 1;
+        }
+        text.push_str(word);
+        used += word.width();
+    }
+    text.push('\n');
 }
 
 /// `name` in at most `width` columns, with its middle left out if need be: both the operation and the shape are needed

@@ -275,3 +275,169 @@ fn seen_afterwards(here: &Circumstances, harness: &str, newest: Timestamp) -> Pr
         ..here.provenance.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::record::MachineKey;
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn here() -> Circumstances {
+        let provenance = Provenance {
+            measured_at: second(0),
+            witness: Witness::Afterwards,
+            harness: String::new(),
+            commit: Some("of now".to_owned()),
+            dirty: false,
+            rustc: "rustc 1.95.0".to_owned(),
+            target: String::new(),
+            rustflags: String::new(),
+            profile: "bench".to_owned(),
+            cpu: String::new(),
+            cpus: 2,
+            governor: None,
+            level: None,
+        };
+        Circumstances {
+            machine_key: MachineKey::new("here").unwrap(),
+            counts_key: MachineKey::new("counts").unwrap(),
+            committed_at: Some(second(0)),
+            provenance,
+        }
+    }
+
+    fn note(target: &str, from: i64, to: i64) -> Note {
+        let mut provenance = here().provenance;
+        provenance.witness = Witness::Bench;
+        provenance.commit = Some(format!("of {target}"));
+        provenance.level = Some("avx2".to_owned());
+        Note {
+            target: target.to_owned(),
+            started_at: second(from),
+            finished_at: second(to),
+            machine_key: here().machine_key,
+            counts_key: here().counts_key,
+            provenance,
+        }
+    }
+
+    /// A tree of criterion with benches written at the given seconds.
+    fn tree(benches: &[(&str, i64)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (id, second) in benches {
+            let bench = folder.path().join("criterion").join(id).join("new");
+            fs::create_dir_all(&bench).unwrap();
+            fs::write(
+                bench.join("benchmark.json"),
+                format!(r#"{{"full_id":"{id}"}}"#),
+            )
+            .unwrap();
+            fs::write(
+                bench.join("sample.json"),
+                r#"{"iters":[1.0],"times":[5.0]}"#,
+            )
+            .unwrap();
+            let file = File::options()
+                .write(true)
+                .open(bench.join("sample.json"))
+                .unwrap();
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(*second as u64);
+            file.set_modified(written).unwrap();
+        }
+        folder
+    }
+
+    fn gathered(request: &Request, sessions: &[Note]) -> Gathered {
+        gather(request, sessions, &here()).unwrap()
+    }
+
+    #[test]
+    fn a_result_has_the_provenance_of_the_session_that_it_was_written_in() {
+        let folder = tree(&[("a", 1_000), ("b", 1_100), ("c", 1_300)]);
+        let request = Request::of_folder(folder.path()).unwrap();
+        let sessions = [note("first", 990, 1_050), note("second", 1_051, 1_200)];
+        let found = gathered(&request, &sessions);
+        assert_eq!(found.records.len(), 1);
+        let record = &found.records[0];
+        let told: Vec<(&str, &str, Witness)> = record
+            .measurements()
+            .map(|measurement| {
+                let run = record.provenance(measurement).unwrap();
+                (
+                    measurement.run().as_str(),
+                    run.commit.as_deref().unwrap(),
+                    run.witness,
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("first@1970-01-01T00:16:30Z", "of first", Witness::Bench),
+                ("second@1970-01-01T00:17:31Z", "of second", Witness::Bench),
+                (
+                    "criterion@1970-01-01T00:21:40Z",
+                    "of now",
+                    Witness::Afterwards
+                ),
+            ]
+        );
+        assert!(record.runs().all(|(_, run)| run.harness == "criterion"));
+    }
+
+    #[test]
+    fn a_pause_separates_runs() {
+        let folder = tree(&[("old", 1_000), ("a", 5_000), ("b", 5_800), ("c", 6_600)]);
+        let request = Request::of_folder(folder.path()).unwrap();
+        let found = gathered(&request, &[]);
+        assert_eq!(found.records[0].len(), 3);
+        assert_eq!(found.stale.len(), 1);
+        assert_eq!(found.stale[0].1, second(1_000));
+
+        let all = Request {
+            all: true,
+            ..request.clone()
+        };
+        assert_eq!(gathered(&all, &[]).records[0].len(), 4);
+        let since = Request {
+            since: Some(second(5_800)),
+            ..request.clone()
+        };
+        assert_eq!(gathered(&since, &[]).records[0].len(), 2);
+        let filtered = Request {
+            filter: Some("old".to_owned()),
+            ..request
+        };
+        assert_eq!(gathered(&filtered, &[]).records[0].len(), 1);
+    }
+
+    #[test]
+    fn results_older_than_the_commit_are_not_claimed_for_it() {
+        let folder = tree(&[("a", 1_000)]);
+        let request = Request::of_folder(folder.path()).unwrap();
+        for (committed_at, dirty) in [(Some(999), false), (Some(1_001), true), (None, true)] {
+            let here = Circumstances {
+                committed_at: committed_at.map(second),
+                ..here()
+            };
+            let found = gather(&request, &[], &here).unwrap();
+            let (_, run) = found.records[0].runs().next().unwrap();
+            assert_eq!(run.dirty, dirty, "{committed_at:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_results_is_empty_and_one_that_is_not_there_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let request = Request::of_folder(folder.path()).unwrap();
+        assert!(gathered(&request, &[]).records.is_empty());
+        let none = Request::of_folder(&folder.path().join("none"));
+        assert!(matches!(none, Err(GatherError::NoFolder(_))));
+    }
+}

@@ -103,7 +103,7 @@ fn whole_numbers(
             Err(AdapterError::Value {
                 path: path.to_owned(),
                 key,
-                what: format!("{number} is not a count"),
+                what: format!("{number:?} is not a count"),
             })
         }
     };
