@@ -175,6 +175,47 @@ proptest! {
         prop_assert_eq!(tokenizer.encode(word.as_bytes(), PLAIN).unwrap(), expected);
     }
 
+    /// Whatever a file says, it is an answer or an error.
+    #[test]
+    fn any_metadata_is_survived(
+        model in prop::sample::select(vec!["gpt2", "llama", "no_vocab", ""]),
+        pre in prop::option::of(prop::sample::select(vec!["qwen2", "default", "deepseek-llm", "x"])),
+        tokens in prop::collection::vec("(<0x[0-9A-F]{2}>|[abĠ▁é ]{0,4}|</s>|.)", 0..40),
+        scores in prop::option::of(prop::collection::vec(any::<f32>(), 0..40)),
+        token_types in prop::option::of(prop::collection::vec(-1i32..8, 0..40)),
+        merges in prop::option::of(prop::collection::vec("[abĠ]{1,2} [abĠ]{1,2}", 0..6)),
+        ids in prop::array::uniform4(prop::option::of(0u32..50)),
+        flags in prop::array::uniform3(prop::option::of(any::<bool>())),
+        fit in any::<bool>(),
+        text in prop::collection::vec(prop::sample::select(b"ab <s/>0x\xc4\xa0\xe2\x96\x81\xff".to_vec()), 0..40),
+    ) {
+        let mut vocab = GgufVocab {
+            model: model.to_owned(),
+            pre: pre.map(str::to_owned),
+            tokens, scores, token_types, merges,
+            bos: ids[0], eos: ids[1], eot: ids[2], unknown: ids[3], eom: None,
+            add_bos: flags[0], add_eos: flags[1], add_space_prefix: flags[2],
+        };
+        if fit {
+            // Most random files fail at once; these get further.
+            vocab.tokens.sort();
+            vocab.tokens.dedup();
+            let n = vocab.tokens.len();
+            vocab.scores = vocab.scores.map(|mut s| { s.retain(|s| !s.is_nan()); s.resize(n, 0.0); s });
+            vocab.token_types = vocab.token_types.map(|mut t| { t.retain(|&t| t != 6); t.resize(n, 1); t });
+            vocab.merges = Some(Vec::new());
+        }
+        if let Ok(tokenizer) = Tokenizer::from_gguf(vocab) {
+            for options in [PLAIN, SPECIAL] {
+                if let Ok(ids) = tokenizer.encode(&text, options) {
+                    prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+                    tokenizer.decode(&ids, true).unwrap();
+                    streamed(&tokenizer, &ids);
+                }
+            }
+        }
+    }
+
     #[test]
     fn any_text_and_any_bytes_come_back(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let tokenizer = Tokenizer::from_gguf(synthetic(SYNTHETIC_MIN, 1)).unwrap();
