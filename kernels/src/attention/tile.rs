@@ -320,12 +320,15 @@ unsafe fn scores<S: Simd, E: Element, const VECTORS: usize, const G: usize, cons
     while key <= last {
         // Past the end the last key is met again: `scores_len` has room for what nobody will look at.
         let row = |i: usize| block.k.row((key + i).min(last));
-        if let Some(ahead) = block.during_scores {
-            ahead.fetch(key, KEYS.max(G), 0..ahead.stride);
-        }
+        let fetch = |first: usize| {
+            if let Some(ahead) = block.during_scores {
+                ahead.fetch(first, KEYS, 0..ahead.stride);
+            }
+        };
         if G == S::LANES {
             let mut sums = [[simd.splat(0.0); 16]; VECTORS];
             for part in 0..G / KEYS {
+                fetch(key + part * KEYS);
                 let rows = std::array::from_fn(|i| row(part * KEYS + i));
                 // SAFETY: the rows are keys of the block, and the queries are as long as `meet` asserted.
                 let mut acc = unsafe { dots::<S, E, VECTORS, G, KEYS>(simd, q, words, rows) };
@@ -342,6 +345,7 @@ unsafe fn scores<S: Simd, E: Element, const VECTORS: usize, const G: usize, cons
             }
             key += G;
         } else {
+            fetch(key);
             // SAFETY: as above.
             let mut acc =
                 unsafe { dots::<S, E, VECTORS, G, KEYS>(simd, q, words, std::array::from_fn(row)) };

@@ -283,6 +283,11 @@ fn round(op: Op) -> impl Fn(f32) -> f32 {
 fn oracle_against_f64(op: Op) {
     let mut rng = Rng::new(1);
     let rt = runtime(Level::SCALAR, 2);
+    // The textbook does not round its probabilities: 2⁻⁹ above the line and below.
+    let tolerance = match op {
+        Op::AttentionF32 => tolerance(op),
+        _ => 2.0_f64.powi(-8),
+    };
     for (head_dim, group) in [(8, 1), (17, 3), (64, 4), (128, 2)] {
         for (tokens, start) in [(0, 0), (1, 0), (9, 0), (3, 17), (2, 300)] {
             for window in [0, 1, 5, 64] {
@@ -291,7 +296,7 @@ fn oracle_against_f64(op: Op) {
                 let (want, scale) = case.reference(round(op));
                 let got = case.run(&rt, op);
                 let what = format!("{op} oracle {}", case.name());
-                assert_close(&what, &got, &want, &scale, tolerance(op));
+                assert_close(&what, &got, &want, &scale, tolerance);
             }
         }
     }
@@ -393,10 +398,11 @@ fn cuts(bench: &Bench) {
     }
 }
 
-/// Scores whose exponentials overflow by themselves, rising and falling along the keys.
+/// Scores whose exponentials overflow by themselves, rising and falling along the keys, steeply and by so little that a
+/// lazy maximum might not follow.
 fn large_scores(bench: &Bench) {
     let mut rng = Rng::new(7);
-    for direction in [1.0, -1.0] {
+    for slope in [0.25, -0.25, 0.008, 0.005, 0.003, -0.005] {
         let spec = AttentionSpec {
             scale: 1.0,
             ..spec(8, 1, 64, 0)
@@ -404,12 +410,12 @@ fn large_scores(bench: &Bench) {
         let mut case = Case::new(&mut rng, spec, 9, 300);
         for (at, k) in case.k.iter_mut().enumerate() {
             let position = at / spec.head_dim % case.capacity;
-            *k = (*k + 1.0) * direction * position as f32 * 0.25;
+            *k = (*k + 1.0) * slope * position as f32;
         }
         for q in &mut case.q {
             *q = q.abs() * 4.0;
         }
-        assert!(case.largest_score() > 1e4);
+        assert!(case.largest_score() > 150.0);
         bench.check(&case);
     }
 }
