@@ -50,7 +50,7 @@ pub const VARIANTS_F16: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 /// Variants with bf16 weights.
 pub const VARIANTS_BF16: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni, Tier::Avx512Bf16];
 /// Variants with Q8_0 weights.
-pub const VARIANTS_Q8_0: &[Tier] = &[Tier::Scalar, Tier::Avx512Vnni];
+pub const VARIANTS_Q8_0: &[Tier] = &[Tier::Scalar, Tier::Avx2, Tier::Avx512Vnni];
 
 /// MACs below which a product is not worth a fork: some 3 µs of work.
 const MIN_FORK_MACS: usize = 1 << 18;
@@ -223,6 +223,8 @@ fn select(dtype: DType, level: Level, k: usize) -> &'static dyn Kernel {
         (DType::F32 | DType::F16 | DType::Bf16, tier) if tier > Tier::Scalar => {
             float::select(dtype, tier)
         }
+        #[cfg(target_arch = "x86_64")]
+        (DType::Q8_0, Tier::Avx2) => &q8_0::AVX2,
         #[cfg(target_arch = "x86_64")]
         (DType::Q8_0, Tier::Avx512Vnni | Tier::Avx512Bf16) => &q8_0::AVX512,
         (DType::F32 | DType::F16 | DType::Bf16 | DType::Q8_0, _) => &scalar::Scalar,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::Rows;
 use super::super::kernel::Tokens;
-use super::{Tile, TileFn, Variant};
+use super::{MAGIC, Tile, TileFn, Variant};
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::view::MatRef;
 
@@ -37,8 +37,6 @@ const PANEL_BLOCK: usize = PANEL * BLOCK_LEN + 2 * PANEL * 4;
 const TOKEN_BLOCK: usize = BLOCK_LEN + 4 + 4;
 /// Where there is one token only: 32 elements, 8 offsets, a scale.
 const ONE_BLOCK: usize = BLOCK_LEN + 8 * 4 + 4;
-/// 1.5 · 2²³ as f32: the integers within 2²² of its bit pattern are the floats within 2²² of it.
-const MAGIC: f32 = 12_582_912.0;
 
 /// A block's scale and elements.
 #[inline]
@@ -61,7 +59,7 @@ fn quantize_block(x: &[f32; BLOCK_LEN]) -> (f32, __m256i) {
     if !max.is_finite() {
         return (f32::NAN, _mm256_setzero_si256());
     }
-    if max < 1.0 / (1_u128 << 100) as f32 {
+    if max < super::NOTHING {
         return (0.0, _mm256_setzero_si256());
     }
     let inverse = _mm512_set1_ps(127.0 / max);
@@ -262,8 +260,6 @@ unsafe fn tile<const T: usize>(tile: &Tile) {
 const ROWS: usize = 4;
 /// Blocks of a row that [`dots`] takes at a time: their scales fill a register.
 const RUN: usize = 16;
-/// Blocks from those at hand to those asked for from memory.
-const AHEAD: usize = 256;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
 fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
@@ -289,10 +285,7 @@ fn dot(w: &[BlockQ8_0], token: &Token) -> __m512 {
     let (scales, scales_rest) = token.scales.as_chunks::<RUN>();
     let mut sum_f32x16 = [_mm512_setzero_ps(); 4];
     for (((w, elements), offsets), scales) in runs.iter().zip(elements).zip(offsets).zip(scales) {
-        let ahead = w.as_ptr().wrapping_add(AHEAD).cast::<i8>();
-        for line in 0..(RUN * size_of::<BlockQ8_0>()).div_ceil(64) {
-            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * 64));
-        }
+        super::ask(w.as_ptr().wrapping_add(super::AHEAD), RUN);
         // SAFETY: the array holds a register.
         let scales = unsafe { _mm512_loadu_ps(scales.as_ptr()) };
         let scales = _mm512_mul_ps(weight_scales(w), scales);

@@ -1,13 +1,17 @@
 //! Q8_0 weights: the walk over the operands that all variants share.
 
+mod avx2;
 mod avx512;
 
+pub(super) use avx2::AVX2;
 pub(super) use avx512::AVX512;
 
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 use super::Rows;
 use super::kernel::{Kernel, Product, Tokens};
+use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::runtime::Runtime;
 use crate::view::{MatRef, Weights};
@@ -26,6 +30,15 @@ const NEAR: usize = 512 << 10;
 
 /// Bytes of weights of a task where they are read once, for one token.
 const STREAM: usize = 1 << 20;
+
+/// Blocks from those at hand to those asked for from memory.
+const AHEAD: usize = 256;
+
+/// 1.5 · 2²³ as f32: the integers within 2²² of its bit pattern are the floats within 2²² of it.
+const MAGIC: f32 = 12_582_912.0;
+
+/// A block without a larger element than 2⁻¹⁰⁰ counts as zeros.
+const NOTHING: f32 = 1.0 / (1_u128 << 100) as f32;
 
 /// What a variant has of its own.
 pub(super) struct Variant {
@@ -135,6 +148,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn rows(&self, rt: &Runtime, rows: Rows) {
+        let all = rows.clone();
         let (m, blocks) = (self.product.tokens.len(), self.w.cols());
         let Variant {
             panel, panel_block, ..
@@ -159,11 +173,24 @@ impl Walk<'_> {
                     let sums = sums.chunks_mut(panel * tokens.len());
                     for (first, sums) in group.clone().step_by(panel).zip(sums) {
                         let rows = first..group.end.min(first + panel);
+                        let next = if rows.end < group.end {
+                            (rows.end..group.end.min(rows.end + panel), depth.clone())
+                        } else if depth.end < blocks {
+                            (
+                                group.start..group.end.min(group.start + panel),
+                                depth.end..blocks.min(depth.end + DEPTH),
+                            )
+                        } else {
+                            (
+                                group.end..all.end.min(group.end + panel),
+                                0..blocks.min(DEPTH),
+                            )
+                        };
                         // SAFETY: a variant is handed out only where the CPU has its instructions.
                         unsafe {
                             (self.variant.pack)(&self.w, rows.clone(), depth.clone(), packed);
                         }
-                        self.panel(packed, sums, &tokens, &rows, &depth);
+                        self.panel(packed, sums, &tokens, &rows, &depth, &next);
                     }
                 }
             }
@@ -178,13 +205,22 @@ impl Walk<'_> {
         tokens: &Range<usize>,
         rows: &Rows,
         depth: &Range<usize>,
+        next: &(Rows, Range<usize>),
     ) {
         let Variant {
             panel, token_block, ..
         } = *self.variant;
         let (first, last) = (depth.start == 0, depth.end == self.w.cols());
         let starts = tokens.clone().step_by(self.granule);
-        for (start, sums) in starts.zip(sums.chunks_mut(self.granule * panel)) {
+        let tiles = starts.len();
+        for (at, (start, sums)) in starts
+            .zip(sums.chunks_mut(self.granule * panel))
+            .enumerate()
+        {
+            for row in share(next.0.len(), 1, tiles, at) {
+                let source = self.w.row(next.0.start + row)[next.1.clone()].as_ptr();
+                ask(source, next.1.len());
+            }
             let count = self.granule.min(tokens.end - start);
             let bytes = count * token_block;
             let prepared = &self.product.prepared[start * self.token_bytes..];
@@ -218,5 +254,15 @@ impl Walk<'_> {
                 }
             }
         }
+    }
+}
+
+/// Asks for some blocks from memory, which will be wanted soon. Any address will do.
+#[inline(always)]
+fn ask(start: *const BlockQ8_0, blocks: usize) {
+    for line in 0..(blocks * size_of::<BlockQ8_0>()).div_ceil(64) {
+        let line = start.cast::<i8>().wrapping_add(line * 64);
+        // SAFETY: a hint, which every x86-64 has, and which touches no memory as far as the program can tell.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
     }
 }

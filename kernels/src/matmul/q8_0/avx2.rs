@@ -1,0 +1,327 @@
+//! AVX2: `vpmaddwd` on panels of 16 rows widened to i16; for one token `vpmaddubsw` on the blocks as they are.
+//!
+//! WHY i16. A product of bytes saturates: two of `(w + 128) · x` reach 64,770. Giving w's sign to x avoids that, but
+//! must be done anew for each token, so that 32 products cost four instructions, as they do in two halves of i16, of
+//! which the sign's, the product's and the widening's want the same two ports. In i16 half of the four are additions,
+//! which have a third.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::super::Rows;
+use super::super::kernel::Tokens;
+use super::{MAGIC, Tile, TileFn, Variant};
+use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
+use crate::view::MatRef;
+
+pub(in super::super) static AVX2: Variant = Variant {
+    panel: PANEL,
+    panel_block: PANEL_BLOCK,
+    token_block: TOKEN_BLOCK,
+    one_block: ONE_BLOCK,
+    quantize,
+    quantize_one,
+    pack,
+    tiles: &[tile::<1> as TileFn, tile::<2>, tile::<3>, tile::<4>],
+    dots,
+};
+
+/// Rows of a panel: two registers of 8 dwords.
+const PANEL: usize = 16;
+/// For each of 16 pairs of a block the pair of each row in i16, then the rows' scales, then their offsets.
+const PANEL_BLOCK: usize = 2 * PANEL * BLOCK_LEN + 2 * PANEL * 4;
+/// A token's 32 elements in i16, and its scale.
+const TOKEN_BLOCK: usize = 2 * BLOCK_LEN + 4;
+/// Where there is one token only: 32 elements and a scale.
+const ONE_BLOCK: usize = BLOCK_LEN + 4;
+
+/// A block's scale, and its elements in i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quantize_block(x: &[f32; BLOCK_LEN]) -> (f32, [__m256i; 2]) {
+    let mut x_f32x8 = [_mm256_setzero_ps(); 4];
+    let mut bits = _mm256_setzero_si256();
+    for (v, x) in x_f32x8.iter_mut().zip(x.as_chunks::<8>().0) {
+        // SAFETY: the array holds a register.
+        *v = unsafe { _mm256_loadu_ps(x.as_ptr()) };
+        // Ordered as integers, so that infinities and then NaNs are the largest.
+        let magnitude = _mm256_and_si256(_mm256_castps_si256(*v), _mm256_set1_epi32(i32::MAX));
+        bits = _mm256_max_epu32(bits, magnitude);
+    }
+    let bits = _mm_max_epu32(
+        _mm256_castsi256_si128(bits),
+        _mm256_extracti128_si256::<1>(bits),
+    );
+    let bits = _mm_max_epu32(bits, _mm_shuffle_epi32::<0b00_00_11_10>(bits));
+    let bits = _mm_max_epu32(bits, _mm_shuffle_epi32::<0b00_00_00_01>(bits));
+    let max = f32::from_bits(_mm_cvtsi128_si32(bits).cast_unsigned());
+    if !max.is_finite() {
+        return (f32::NAN, [_mm256_setzero_si256(); 2]);
+    }
+    if max < super::NOTHING {
+        return (0.0, [_mm256_setzero_si256(); 2]);
+    }
+    let inverse = _mm256_set1_ps(127.0 / max);
+    let mut q_i32x8 = [_mm256_setzero_si256(); 4];
+    for (q, x) in q_i32x8.iter_mut().zip(x_f32x8) {
+        *q = _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse));
+    }
+    let [a, b, c, d] = q_i32x8;
+    let low = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+    let high = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(c, d));
+    (max / 127.0, [low, high])
+}
+
+/// For each block: the tokens' elements, then their scales.
+#[target_feature(enable = "avx2")]
+fn quantize(tokens: &Tokens, range: Range<usize>, out: &mut [u8]) {
+    let count = range.len();
+    for (t, token) in range.enumerate() {
+        let (x, _) = tokens.row(token).as_chunks::<BLOCK_LEN>();
+        for (x, out) in x.iter().zip(out.chunks_exact_mut(count * TOKEN_BLOCK)) {
+            let (d, [low, high]) = quantize_block(x);
+            let (elements, scales) = out.split_at_mut(count * BLOCK_LEN * 2);
+            store(&mut elements[t * 64..], low);
+            store(&mut elements[t * 64 + 32..], high);
+            scales[t * 4..][..4].copy_from_slice(&d.to_ne_bytes());
+        }
+    }
+}
+
+/// All elements, then all scales.
+#[target_feature(enable = "avx2")]
+fn quantize_one(x: &[f32], out: &mut [u8]) {
+    let (x, _) = x.as_chunks::<BLOCK_LEN>();
+    let (elements, scales) = out.split_at_mut(x.len() * BLOCK_LEN);
+    for (b, x) in x.iter().enumerate() {
+        let (d, [low, high]) = quantize_block(x);
+        let qs = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low, high));
+        store(&mut elements[b * BLOCK_LEN..], qs);
+        scales[b * 4..][..4].copy_from_slice(&d.to_ne_bytes());
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(out: &mut [u8], v: __m256i) {
+    let out = &mut out[..32];
+    // SAFETY: the slice has the register's bytes.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), v) }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+fn pack(w: &MatRef<BlockQ8_0>, rows: Rows, blocks: Range<usize>, panel: &mut [u8]) {
+    let count = blocks.len();
+    assert!(!rows.is_empty() && rows.end <= w.rows() && blocks.end <= w.cols());
+    assert!(panel.len() == count * PANEL_BLOCK);
+    let mut sources = [w.row(rows.start); PANEL];
+    for (r, source) in sources.iter_mut().enumerate() {
+        *source = &w.row((rows.start + r).min(rows.end - 1))[blocks.clone()];
+    }
+    for (b, out) in panel.chunks_exact_mut(PANEL_BLOCK).enumerate() {
+        let mut bits = [0_u16; PANEL];
+        for (eight, sources) in sources.chunks_exact(8).enumerate() {
+            for half in 0..2 {
+                let mut rows_i16x16 = [_mm256_setzero_si256(); 8];
+                for (row, source) in rows_i16x16.iter_mut().zip(sources) {
+                    let qs = &source[b].qs[half * 16..][..16];
+                    // SAFETY: the slice holds a register.
+                    *row = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(qs.as_ptr().cast()) });
+                }
+                for (pair, v) in transpose(rows_i16x16).into_iter().enumerate() {
+                    store(&mut out[(half * 8 + pair) * PANEL * 4 + eight * 32..], v);
+                }
+            }
+            for (bits, source) in bits[eight * 8..].iter_mut().zip(sources) {
+                *bits = source[b].d.to_bits();
+            }
+        }
+        let scales = &mut out[PANEL * BLOCK_LEN * 2..];
+        for eight in 0..2 {
+            let bits = &bits[eight * 8..][..8];
+            // SAFETY: the slice holds a register.
+            let d = _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits.as_ptr().cast()) });
+            let offset = _mm256_mul_ps(d, _mm256_set1_ps(-MAGIC));
+            store(&mut scales[eight * 32..], _mm256_castps_si256(d));
+            store(
+                &mut scales[PANEL * 4 + eight * 32..],
+                _mm256_castps_si256(offset),
+            );
+        }
+    }
+}
+
+/// Columns of 8 × 8 dwords.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(v: [__m256i; 8]) -> [__m256i; 8] {
+    let mut pairs = [_mm256_setzero_si256(); 8];
+    for (out, v) in pairs.chunks_exact_mut(2).zip(v.chunks_exact(2)) {
+        out[0] = _mm256_unpacklo_epi32(v[0], v[1]);
+        out[1] = _mm256_unpackhi_epi32(v[0], v[1]);
+    }
+    // Columns 0, 1, 2, 3 in the lower and 4, 5, 6, 7 in the upper halves, of rows 0..4 and then 4..8.
+    let mut fours = [_mm256_setzero_si256(); 8];
+    for (out, v) in fours.chunks_exact_mut(4).zip(pairs.chunks_exact(4)) {
+        out[0] = _mm256_unpacklo_epi64(v[0], v[2]);
+        out[1] = _mm256_unpackhi_epi64(v[0], v[2]);
+        out[2] = _mm256_unpacklo_epi64(v[1], v[3]);
+        out[3] = _mm256_unpackhi_epi64(v[1], v[3]);
+    }
+    let mut out = [_mm256_setzero_si256(); 8];
+    for i in 0..4 {
+        out[i] = _mm256_permute2x128_si256::<0x20>(fours[i], fours[4 + i]);
+        out[4 + i] = _mm256_permute2x128_si256::<0x31>(fours[i], fours[4 + i]);
+    }
+    out
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const T: usize>(tile: &Tile) {
+    let blocks = tile.panel.len() / PANEL_BLOCK;
+    assert!(tile.tokens.len() == blocks * T * TOKEN_BLOCK);
+    let mut sum_f32x8 = [[_mm256_setzero_ps(); 2]; T];
+    if !tile.from.is_null() {
+        for (t, sum) in sum_f32x8.iter_mut().enumerate() {
+            for (half, sum) in sum.iter_mut().enumerate() {
+                // SAFETY: the caller promises a panel's rows for each token.
+                *sum = unsafe { _mm256_loadu_ps(tile.from.add(t * PANEL + half * 8)) };
+            }
+        }
+    }
+    let (mut panel, mut tokens) = (tile.panel.as_ptr(), tile.tokens.as_ptr());
+    for _ in 0..blocks {
+        // SAFETY: both have `blocks` blocks, of the sizes by which the pointers move on.
+        unsafe {
+            let start = _mm256_set1_epi32(MAGIC.to_bits().cast_signed());
+            let mut acc_i32x8 = [[start; 2]; T];
+            for pair in 0..BLOCK_LEN / 2 {
+                let low = _mm256_loadu_si256(panel.add(pair * 64).cast());
+                let high = _mm256_loadu_si256(panel.add(pair * 64 + 32).cast());
+                for (t, acc) in acc_i32x8.iter_mut().enumerate() {
+                    let x = tokens.add(t * 2 * BLOCK_LEN + pair * 4).cast::<i32>();
+                    let x = _mm256_set1_epi32(x.read_unaligned());
+                    acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(low, x));
+                    acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(high, x));
+                }
+            }
+            for half in 0..2 {
+                let scales = panel.add(PANEL * BLOCK_LEN * 2 + half * 32);
+                let d = _mm256_loadu_ps(scales.cast());
+                let offset = _mm256_loadu_ps(scales.add(PANEL * 4).cast());
+                for t in 0..T {
+                    let x = tokens.add(T * 2 * BLOCK_LEN + t * 4).cast::<f32>();
+                    let x = _mm256_set1_ps(x.read_unaligned());
+                    let isum = _mm256_castsi256_ps(acc_i32x8[t][half]);
+                    let scaled = _mm256_fmadd_ps(isum, d, offset);
+                    sum_f32x8[t][half] = _mm256_fmadd_ps(scaled, x, sum_f32x8[t][half]);
+                }
+            }
+            panel = panel.add(PANEL_BLOCK);
+            tokens = tokens.add(T * TOKEN_BLOCK);
+        }
+    }
+    for (t, sum) in sum_f32x8.iter().enumerate() {
+        for (half, sum) in sum.iter().enumerate() {
+            // SAFETY: the caller promises a panel's rows for each token.
+            unsafe { _mm256_storeu_ps(tile.to.add(t * tile.stride + half * 8), *sum) };
+        }
+    }
+}
+
+/// Rows whose sums [`dots`] reduces at a time.
+const ROWS: usize = 4;
+/// Blocks of a row that [`dots`] takes at a time: their scales fill a register.
+const RUN: usize = 8;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
+    let blocks = w.cols();
+    assert!(rows.end <= w.rows() && y.len() == rows.len());
+    assert!(prepared.len() == blocks * ONE_BLOCK);
+    let (elements, scales) = prepared.split_at(blocks * BLOCK_LEN);
+    for (start, y) in rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
+        let mut sums = [_mm256_setzero_ps(); ROWS];
+        for (i, sum) in sums[..y.len()].iter_mut().enumerate() {
+            *sum = dot(w.row(start + i), elements, scales);
+        }
+        let totals = totals(sums);
+        y.copy_from_slice(&totals[..y.len()]);
+    }
+}
+
+/// The product of a row with a token, spread over the lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot(w: &[BlockQ8_0], elements: &[u8], scales: &[u8]) -> __m256 {
+    let (runs, rest) = w.as_chunks::<RUN>();
+    let (elements, elements_rest) = elements.as_chunks::<{ RUN * BLOCK_LEN }>();
+    let (scales, scales_rest) = scales.as_chunks::<{ RUN * 4 }>();
+    let mut sum_f32x8 = [_mm256_setzero_ps(); 4];
+    for ((w, elements), scales) in runs.iter().zip(elements).zip(scales) {
+        super::ask(w.as_ptr().wrapping_add(super::AHEAD), RUN);
+        let mut bits = [0_u64; 2];
+        for (bits, w) in bits.iter_mut().zip(w.as_chunks::<4>().0) {
+            let d = |b: usize| u64::from(w[b].d.to_bits());
+            *bits = d(0) | d(1) << 16 | d(2) << 32 | d(3) << 48;
+        }
+        let d = _mm256_cvtph_ps(_mm_set_epi64x(bits[1].cast_signed(), bits[0].cast_signed()));
+        // SAFETY: the array holds a register.
+        let scales = unsafe { _mm256_loadu_ps(scales.as_ptr().cast()) };
+        let scales = _mm256_mul_ps(d, scales);
+        for (b, (w, x)) in w
+            .iter()
+            .zip(elements.as_chunks::<BLOCK_LEN>().0)
+            .enumerate()
+        {
+            let scale = _mm256_permutevar8x32_ps(scales, _mm256_set1_epi32(b as i32));
+            let dot = _mm256_cvtepi32_ps(block_dot(w, x));
+            sum_f32x8[b % 4] = _mm256_fmadd_ps(dot, scale, sum_f32x8[b % 4]);
+        }
+    }
+    let rest_elements = elements_rest.as_chunks::<BLOCK_LEN>().0;
+    for ((w, x), scale) in rest
+        .iter()
+        .zip(rest_elements)
+        .zip(scales_rest.as_chunks::<4>().0)
+    {
+        let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(w.d.to_bits()))));
+        let scale = _mm256_set1_ps(d * f32::from_ne_bytes(*scale));
+        sum_f32x8[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(block_dot(w, x)), scale, sum_f32x8[0]);
+    }
+    _mm256_add_ps(
+        _mm256_add_ps(sum_f32x8[0], sum_f32x8[1]),
+        _mm256_add_ps(sum_f32x8[2], sum_f32x8[3]),
+    )
+}
+
+/// The integer product of two blocks, spread over the lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn block_dot(w: &BlockQ8_0, x: &[u8; BLOCK_LEN]) -> __m256i {
+    // SAFETY: both have a register's bytes.
+    let (w, x) = unsafe {
+        (
+            _mm256_loadu_si256(w.qs.as_ptr().cast()),
+            _mm256_loadu_si256(x.as_ptr().cast()),
+        )
+    };
+    // |w| is at most 128 and |x| at most 127, so that two products stay within i16.
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+/// The sum of the lanes of each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn totals(v: [__m256; ROWS]) -> [f32; ROWS] {
+    let sums = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+    let sums = _mm_add_ps(
+        _mm256_castps256_ps128(sums),
+        _mm256_extractf128_ps::<1>(sums),
+    );
+    let mut out = [0.0; ROWS];
+    // SAFETY: the array holds a register.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
+    out
+}
