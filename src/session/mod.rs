@@ -7,7 +7,7 @@
 //! session.finish();
 //! ```
 //!
-//! [`gather`] is the way back: it reads what harnesses left under the target folder, and finds for every result the
+//! [`gather()`] is the way back: it reads what harnesses left under the target folder, and finds for every result the
 //! session that it was written in, so that a result is recorded under the commit and compiler that it was measured
 //! with, not those of the day on which someone records it.
 
