@@ -45,21 +45,11 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
         now: format!("{}, {}", now.label, origin(&now.records)),
         base: format!("{}, {}", base.label, origin(&base.records)),
     };
-    match args.output {
-        ReportFormat::Text => {
-            print!(
-                "{}",
-                terminal::comparison(&comparison, &sides, stdout_style())
-            );
-        }
-        ReportFormat::Md => print!("{}", markdown::comparison(&comparison, &sides)),
-        ReportFormat::Json => {
-            print!(
-                "{}",
-                json::comparison(&comparison, &sides, &now.records, &base.records)
-            );
-        }
-    }
+    super::print(&match args.output {
+        ReportFormat::Text => terminal::comparison(&comparison, &sides, stdout_style()),
+        ReportFormat::Md => markdown::comparison(&comparison, &sides),
+        ReportFormat::Json => json::comparison(&comparison, &sides, &now.records, &base.records),
+    })?;
     outcome(&comparison)
 }
 

@@ -12,7 +12,10 @@ mod runtime;
 mod synth;
 mod tokenize;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
+
+use anyhow::Context;
 
 use crate::cli::{Cli, Command};
 
@@ -49,5 +52,17 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Compare(args) => compare::run(&args),
+    }
+}
+
+/// Prints a report. Whoever stops reading it, such as `head`, has seen enough: that is no trouble.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("stdout"),
+        _ => Ok(()),
     }
 }

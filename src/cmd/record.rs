@@ -54,10 +54,10 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<Outcome> {
         };
         let path = store.save(&merged, &args.name)?;
         let kept = merged.len() - count;
-        println!(
-            "{}: {count} measurements of {benches} benches ({origin}); {kept} older ones kept",
+        super::print(&format!(
+            "{}: {count} measurements of {benches} benches ({origin}); {kept} older ones kept\n",
             path.strip_prefix(project.root()).unwrap_or(&path).display()
-        );
+        ))?;
     }
     Ok(Outcome::Clean)
 }
