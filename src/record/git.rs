@@ -61,7 +61,7 @@ pub fn head(folder: &Path) -> Option<Head> {
             "--untracked-files=no",
             "--",
             ":(top)",
-            ":(top,exclude)baselines",
+            ":(exclude)baselines",
         ],
     );
     Some(Head {

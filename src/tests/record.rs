@@ -458,6 +458,26 @@ fn baselines_of_commits_are_compared() {
 }
 
 #[test]
+fn sources_are_dirty_by_themselves_and_not_by_their_baselines() {
+    let project = Project::new();
+    let dirty = || {
+        project.measure("plain", 50.0);
+        project.ends(0, &["record", "--replace", "--all"]);
+        let record = store::read(&project.root().join(&project.baselines()[1])).unwrap();
+        let plain = "plain".parse().unwrap();
+        let run = record.provenance(record.get(&plain, Metric::Time).unwrap());
+        run.unwrap().dirty
+    };
+    assert!(!dirty());
+    project.commit("baselines");
+    assert!(!dirty());
+    // The baseline now differs from the commit's.
+    assert!(!dirty());
+    fs::write(project.root().join("lib.rs"), "fn changed() {}").unwrap();
+    assert!(dirty());
+}
+
+#[test]
 fn another_machine_is_shown_and_never_judged() {
     let project = Project::new();
     project.measure("plain", 50.0);
