@@ -3,7 +3,8 @@
 //! SHAPES. A [`Segment`] is one sequence: queries `q [tokens, n_head · head_dim]`, token `i` standing at position
 //! `start + i`, and the cache of that sequence and layer, `k` and `v` each `[n_kv_head, capacity, head_dim]`, in which
 //! the positions below `start + tokens` are filled. Query head `h` reads KV head `h / (n_head / n_kv_head)`. A call
-//! takes any number of segments, so that a server decodes all its sequences in one fork and join.
+//! takes any number of segments, so that a server decodes all its sequences in one fork and join. Head sizes that are no
+//! multiple of 16 run the scalar variant at every level.
 //!
 //! DEFINITION. For token `i` and head `h`, over the keys `j` with `start + i − window < j ≤ start + i`:
 //!
@@ -21,7 +22,9 @@
 //! positions that some query of the segment sees are never looked at; those inside must be finite.
 //!
 //! WHY online: the scores of a query are met in blocks and forgotten, so that the memory is a tile a worker, whatever
-//! the length of the sequence.
+//! the length of the sequence. WHY rows in lanes: keys are used as the cache has them, so that decoding and reading a
+//! prompt are the same loop. On Emerald Rapids, two threads, a prompt of 512 at 4096 positions, 32/4 heads of 128, bf16:
+//! 141 GMAC/s by f32 FMA, 76 % of what registers give in the same run, and 84 by `vdpbf16ps`, 95 % of it.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -83,7 +83,7 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn exp2(self, x: Self::V) -> Self::V;
     /// Rounds non-negative numbers to bf16.
     fn round(self, x: Self::V) -> Self::V;
-    /// Probabilities of keys [2G][R] as words, [G][R]: rounded, and those of two neighbouring keys side by side.
+    /// Probabilities of 2G keys as words: rounded, and those of two neighbouring keys side by side.
     fn pair<const G: usize>(self, a: Self::V, b: Self::V) -> Self::V;
 
     /// The word that makes [`Simd::mac`] a sum.
@@ -95,7 +95,7 @@ pub(super) trait Simd: Copy + Send + Sync {
         tile: &mut Tile,
         block: &Block<E>,
     );
-    /// [`widen`] with the instructions enabled.
+    /// [`widen_rows`] with the instructions enabled.
     fn widen_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
     /// [`zip_rows`] with the instructions enabled.
     fn zip_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
@@ -284,7 +284,7 @@ pub(super) fn meet<
     assert!(tile.scores.len() >= scores_len(block.keys, rows));
     assert!(tile.max.len() >= lanes && tile.sum.len() >= lanes);
     assert!(tile.low.len() >= lanes && tile.high.len() >= lanes);
-    // SAFETY: the lengths are asserted above; that `k` and `v` have the rows is `Tile`'s invariant.
+    // SAFETY: the lengths are asserted above; that `k` and `v` have the rows is `Block`'s invariant.
     unsafe {
         scores::<S, E, VECTORS, G, KEYS>(simd, tile, block, words);
         if tile.masked {
