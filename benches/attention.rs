@@ -25,7 +25,7 @@ const REDUCED: Heads = heads(4, 2, 64);
 const PASSES: [(usize, usize); 4] = [(1, 512), (1, 4096), (512, 512), (512, 4096)];
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut suite = Suite::new()?;
+    let mut suite = Suite::new("attention")?;
     for op in Op::ALL {
         match kind(op) {
             Kind::Attention(dtype) => add(&mut suite, op, dtype),

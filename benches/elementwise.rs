@@ -13,7 +13,7 @@ use common::suite::Suite;
 use tokgate_kernels::Op;
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut suite = Suite::new()?;
+    let mut suite = Suite::new("elementwise")?;
     for op in Op::ALL {
         match kind(op) {
             Kind::Elementwise(kernel) => add(&mut suite, op, kernel),

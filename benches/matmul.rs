@@ -17,7 +17,7 @@ use common::suite::Suite;
 use tokgate_kernels::{DType, Op, Tier};
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut suite = Suite::new()?;
+    let mut suite = Suite::new("matmul")?;
     for op in Op::ALL {
         match kind(op) {
             Kind::Matmul(dtype) => add(&mut suite, op, dtype),

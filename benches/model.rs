@@ -70,7 +70,7 @@ const SUBJECTS: [Subject; 3] = [
 ];
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut suite = Suite::new()?;
+    let mut suite = Suite::new("model")?;
     let level = Level::from_env()?;
     for subject in &SUBJECTS {
         let op = format!("model/{}", subject.dtype);

@@ -35,7 +35,7 @@ const REDUCED: Block = Block {
 };
 
 fn main() -> anyhow::Result<ExitCode> {
-    let mut suite = Suite::new()?;
+    let mut suite = Suite::new("moe")?;
     for op in Op::ALL {
         match kind(op) {
             Kind::Router => add_router(&mut suite, op, QWEN3_30B_A3B),

@@ -17,3 +17,4 @@ pub mod moe;
 pub mod runtimes;
 pub mod shapes;
 pub mod suite;
+pub mod tools;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use tokgate::session::Session;
 
 use super::args::{Args, Mode};
 use super::inputs;
@@ -82,17 +83,19 @@ impl Bench {
 
 /// The benches of a target.
 pub struct Suite {
+    target: &'static str,
     threads: Threads,
     benches: Vec<Bench>,
 }
 
 impl Suite {
-    /// No benches yet.
+    /// No benches yet of the target `target`.
     ///
     /// # Errors
     /// If the environment asks for threads in a way that makes no sense.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new(target: &'static str) -> anyhow::Result<Self> {
         Ok(Self {
+            target,
             threads: Threads::from_env()?,
             benches: Vec::new(),
         })
@@ -171,6 +174,8 @@ impl Suite {
             measures: args.mode == Mode::Measure,
             work: Cell::new(None),
         };
+        let session =
+            (context.measures && !benches.is_empty()).then(|| Session::begin(self.target));
         let mut progress = Progress::new(&benches, args.mode);
         let mut failures = 0_usize;
         for bench in benches {
@@ -181,6 +186,9 @@ impl Suite {
                 failures += 1;
             }
             progress.done(seconds);
+        }
+        if let Some(session) = session {
+            session.finish();
         }
         if failures > 0 {
             eprintln!("error: {failures} benches gave no result");
@@ -283,7 +291,8 @@ impl Pace {
                 measure: ms(400),
             }
         } else {
-            // Criterion's fewest samples, of one call each.
+            // Criterion's fewest samples. A little less time than they take keeps it from two calls each, at the price of
+            // a warning.
             Self {
                 call,
                 samples: 10,

@@ -7,7 +7,7 @@
 //! A bench is called what the harness prints, `file::group::function id`. Where the bench file is [`GRAMMAR_FILE`] and
 //! the id reads `variant_shape` with a numbered shape, the name is that of the grammar instead:
 //! `icount::matmul::q8_0 avx2_m1_k64_n32` is `matmul/q8_0/avx2/m1_k64_n32`, so that the counts of a bench stand beside
-//! its times.
+//! its times. Modules may stand between file and group.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -219,11 +219,11 @@ fn name(module_path: &str, id: Option<&str>, path: &Path) -> Result<BenchId, Ada
 }
 
 fn grammar_name(module_path: &str, id: &str) -> Option<BenchId> {
-    let mut parts = module_path.split("::");
-    let (file, op, dtype) = (parts.next()?, parts.next()?, parts.next()?);
+    let mut parts = module_path.rsplit("::");
+    let (dtype, op, file) = (parts.next()?, parts.next()?, parts.last()?);
     let (variant, shape) = id.split_once('_')?;
     let ours = BenchId::new(op, dtype, variant, shape).ok()?;
     let fields = shape.split('_').count();
     let numbered = ours.parts()?.dimensions().count() == fields;
-    (file == GRAMMAR_FILE && parts.next().is_none() && numbered).then_some(ours)
+    (file == GRAMMAR_FILE && numbered).then_some(ours)
 }
