@@ -170,7 +170,6 @@ mod tests {
                 assert_eq!(config, wanted);
                 let weights =
                     ModelWeights::from_gguf(&parts, &config, LoadOptions::default()).unwrap();
-                assert!(weights.layers.iter().all(|layer| layer.wq.is_mapped()));
                 assert_eq!(weights.token_embd.dtype(), dtype);
                 assert!(weights.total().bytes < plan.len());
             }
