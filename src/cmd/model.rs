@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
 use tokgate_kernels::DType;
 
 use crate::cli::{KvType, WeightType};
@@ -25,20 +26,27 @@ pub struct Loaded {
 /// # Errors
 /// If the files are no model that the engine can run; the message names the place.
 pub fn load(path: &Path, dtype: Option<WeightType>) -> anyhow::Result<Loaded> {
-    let dtype = dtype.map(|dtype| match dtype {
-        WeightType::Q8_0 => DType::Q8_0,
-        WeightType::Bf16 => DType::Bf16,
-        WeightType::F32 => DType::F32,
-    });
+    // It draws nothing where standard error is not a terminal, and is gone too fast to see where nothing is converted.
+    let bar = ProgressBar::no_length().with_style(
+        ProgressStyle::with_template("loading {wide_bar} {bytes} of {total_bytes}, {eta} left")
+            .expect("the template is correct"),
+    );
+    let progress = |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    };
     let options = LoadOptions {
-        dtype,
+        dtype: dtype.map(DType::from),
+        progress: Some(&progress),
         ..LoadOptions::default()
     };
+    let file = ModelFile::open(path, options);
+    bar.finish_and_clear();
     let ModelFile {
         config,
         weights,
         vocabulary,
-    } = ModelFile::open(path, options)?;
+    } = file?;
     let model = Model::new(config, weights).with_context(|| path.display().to_string())?;
     Ok(Loaded {
         model,

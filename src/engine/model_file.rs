@@ -101,7 +101,7 @@ impl ModelFile {
     ///
     /// # Errors
     /// [`ModelError`] naming the file, and the key or the tensor in it, that is the trouble.
-    pub fn open(path: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+    pub fn open(path: &Path, options: LoadOptions<'_>) -> Result<Self, ModelError> {
         let config_error = |source| ModelError::Config {
             path: path.to_owned(),
             source,

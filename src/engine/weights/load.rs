@@ -1,6 +1,7 @@
 //! From the tensors of a file to the weights of a model.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -84,21 +85,33 @@ pub enum WeightsError {
 }
 
 /// How to load weights.
-#[derive(Clone, Copy, Debug)]
-pub struct LoadOptions {
+#[derive(Clone, Copy)]
+pub struct LoadOptions<'a> {
     /// The type to convert matrices to; `None` leaves them as the file has them.
     pub dtype: Option<DType>,
     /// Threads that convert.
     pub threads: usize,
+    /// Is told, as a load goes on, how many bytes of the file are done, and how many there are.
+    pub progress: Option<&'a dyn Fn(u64, u64)>,
 }
 
-impl Default for LoadOptions {
-    /// As the file has them; conversions that are needed all the same on all cores.
+impl Default for LoadOptions<'_> {
+    /// As the file has them; conversions that are needed all the same on all cores; silently.
     fn default() -> Self {
         Self {
             dtype: None,
             threads: thread::available_parallelism().map_or(1, usize::from),
+            progress: None,
         }
+    }
+}
+
+impl fmt::Debug for LoadOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("dtype", &self.dtype)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,7 +123,7 @@ impl ModelWeights {
     pub fn from_gguf(
         parts: &Parts,
         config: &ModelConfig,
-        options: LoadOptions,
+        options: LoadOptions<'_>,
     ) -> Result<Self, WeightsError> {
         let tensors = parts.tensors().map(|(file, tensor)| {
             let found = Found {
@@ -134,7 +147,7 @@ impl ModelWeights {
     pub fn from_huggingface(
         folder: &Folder,
         config: &ModelConfig,
-        options: LoadOptions,
+        options: LoadOptions<'_>,
     ) -> Result<Self, WeightsError> {
         let shards = folder.shards().iter();
         let tensors = shards.flat_map(|shard| shard.tensors().iter().map(move |t| (shard, t)));
@@ -169,22 +182,27 @@ struct Found {
 struct Loader<'a> {
     naming: Naming,
     config: &'a ModelConfig,
-    options: LoadOptions,
+    options: LoadOptions<'a>,
     /// What nobody has taken yet.
     tensors: HashMap<String, Found>,
+    /// Bytes of what was taken, and of all there was.
+    done: u64,
+    total: u64,
 }
 
 impl<'a> Loader<'a> {
     fn new(
         naming: Naming,
         config: &'a ModelConfig,
-        options: LoadOptions,
+        options: LoadOptions<'a>,
         tensors: HashMap<String, Found>,
     ) -> Self {
         Self {
             naming,
             config,
             options,
+            done: 0,
+            total: tensors.values().map(|found| found.data.len() as u64).sum(),
             tensors,
         }
     }
@@ -353,12 +371,17 @@ impl<'a> Loader<'a> {
 
     /// Takes a tensor under the first of the names that the file has.
     fn take(&mut self, names: &[String]) -> Result<(String, Found), WeightsError> {
-        names
+        if let Some(progress) = self.options.progress {
+            progress(self.done, self.total);
+        }
+        let taken = names
             .iter()
-            .find_map(|name| self.tensors.remove_entry(name))
-            .ok_or_else(|| WeightsError::Missing {
-                name: names[0].clone(),
-            })
+            .find_map(|name| self.tensors.remove_entry(name));
+        let (name, found) = taken.ok_or_else(|| WeightsError::Missing {
+            name: names[0].clone(),
+        })?;
+        self.done += found.data.len() as u64;
+        Ok((name, found))
     }
 
     /// The tensor as `dtype`, or as it is: mapped if that is possible.
