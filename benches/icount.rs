@@ -96,7 +96,7 @@ families! {
         f32: scalar_m1_k1024_n512 scalar_m32_k512_n128 avx2_m1_k1024_n512 avx2_m32_k512_n128;
         f16: scalar_m1_k1024_n512 scalar_m32_k512_n128 avx2_m1_k1024_n512 avx2_m32_k512_n128;
         bf16: scalar_m1_k1024_n512 scalar_m32_k512_n128 avx2_m1_k1024_n512 avx2_m32_k512_n128;
-        q8_0: scalar_m1_k1024_n512 scalar_m32_k512_n128;
+        q8_0: scalar_m1_k1024_n512 scalar_m32_k512_n128 avx2_m1_k1024_n512 avx2_m32_k512_n128;
     }
     attention {
         f32: scalar_m1_kv256_h8_hkv2_d128 scalar_m32_kv64_h8_hkv2_d128
@@ -111,7 +111,7 @@ families! {
         f32: scalar_m8_e8_top2_ff64_d256 avx2_m8_e8_top2_ff64_d256;
         f16: scalar_m8_e8_top2_ff64_d256 avx2_m8_e8_top2_ff64_d256;
         bf16: scalar_m8_e8_top2_ff64_d256 avx2_m8_e8_top2_ff64_d256;
-        q8_0: scalar_m8_e8_top2_ff64_d256;
+        q8_0: scalar_m8_e8_top2_ff64_d256 avx2_m8_e8_top2_ff64_d256;
     }
     rms_norm {
         f32: scalar_m2_n4096 avx2_m2_n4096;

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use half::bf16;
 use tokgate_kernels::q8_0::BLOCK_LEN;
-use tokgate_kernels::{BlockQ8_0, DType, MatRef, Weights};
+use tokgate_kernels::{DType, MatRef, Weights};
 
 use super::inputs::Rng;
 
@@ -28,19 +28,16 @@ pub fn matmul(x: MatRef<f32>, w: Weights, y: MatRef<f32>, tolerance: f64) -> any
             _ => (rng.below(m), rng.below(n)),
         };
         w.widen_row(col, &mut weights);
-        let activations = as_seen(x.row(row), w.dtype());
-        let products = activations
-            .iter()
-            .zip(&weights)
-            .map(|(a, b)| a * f64::from(*b));
-        let (want, scale) = products.fold((0.0, 0.0), |(sum, scale), p| (sum + p, scale + p.abs()));
-        close(
-            &format!("output [{row}, {col}]"),
-            y.row(row)[col],
-            want,
-            scale,
-            tolerance,
-        )?;
+        let (mut want, mut terms, mut doubt) = (0.0, 0.0, 0.0);
+        for (seen, weight) in as_seen(x.row(row), w.dtype()).iter().zip(&weights) {
+            let weight = f64::from(*weight);
+            want += seen.value * weight;
+            terms += (seen.value * weight).abs();
+            doubt += seen.doubt * weight.abs();
+        }
+        let what = format!("output [{row}, {col}]");
+        let scale = terms + doubt / tolerance;
+        close(&what, y.row(row)[col], want, scale, tolerance)?;
     }
     Ok(())
 }
@@ -60,19 +57,44 @@ pub fn close(what: &str, got: f32, want: f64, scale: f64, tolerance: f64) -> any
     Ok(())
 }
 
+/// An activation as the kernels take it.
+pub struct Seen {
+    /// Its value after rounding.
+    pub value: f64,
+    /// By how much a kernel may be off it: a step, where the value was too close to a tie for f32 to tell.
+    pub doubt: f64,
+}
+
 /// Activations as the kernels round them for weights of `dtype`.
-pub fn as_seen(x: &[f32], dtype: DType) -> Vec<f64> {
+pub fn as_seen(x: &[f32], dtype: DType) -> Vec<Seen> {
+    let exact = |value: f64| Seen { value, doubt: 0.0 };
     match dtype {
-        DType::F32 | DType::F16 => x.iter().map(|v| f64::from(*v)).collect(),
-        DType::Bf16 => x.iter().map(|v| bf16::from_f32(*v).to_f64()).collect(),
+        DType::F32 | DType::F16 => x.iter().map(|v| exact(f64::from(*v))).collect(),
+        DType::Bf16 => x
+            .iter()
+            .map(|v| exact(bf16::from_f32(*v).to_f64()))
+            .collect(),
         DType::Q8_0 => {
             let (blocks, _) = x.as_chunks::<BLOCK_LEN>();
-            let seen = blocks.iter().flat_map(|block| {
-                let max = block.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-                let d = f64::from(max / 127.0);
-                BlockQ8_0::quantize(block).qs.map(|q| d * f64::from(q))
-            });
-            seen.collect()
+            blocks.iter().flat_map(quantised).collect()
         }
     }
+}
+
+fn quantised(block: &[f32; BLOCK_LEN]) -> [Seen; BLOCK_LEN] {
+    let max = block.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+    let d = f64::from(max / 127.0);
+    block.map(|v| {
+        let steps = if max == 0.0 {
+            0.0
+        } else {
+            f64::from(v) * 127.0 / f64::from(max)
+        };
+        let nearest = steps.round_ties_even();
+        let is_close_call = (steps - nearest).abs() > 0.4999;
+        Seen {
+            value: d * nearest,
+            doubt: if is_close_call { d } else { 0.0 },
+        }
+    })
 }

@@ -205,7 +205,10 @@ fn checked(
     let mut row = vec![0.0; d];
     let mut product = |w: &Weights, at: usize| -> f64 {
         w.widen_row(at, &mut row);
-        row.iter().zip(&x).map(|(w, x)| f64::from(*w) * x).sum()
+        row.iter()
+            .zip(&x)
+            .map(|(w, x)| f64::from(*w) * x.value)
+            .sum()
     };
     let hidden = chosen.iter().map(|(expert, _)| {
         let rows = expert * n_ff..(expert + 1) * n_ff;
@@ -215,7 +218,7 @@ fn checked(
         });
         check::as_seen(&gated.collect::<Vec<f32>>(), dtype)
     });
-    let hidden: Vec<Vec<f64>> = hidden.collect();
+    let hidden: Vec<Vec<check::Seen>> = hidden.collect();
     let mut rng = Rng::new(6);
     let mut row = vec![0.0; n_ff];
     for _ in 0..SPOTS {
@@ -224,7 +227,7 @@ fn checked(
         for ((expert, weight), hidden) in chosen.iter().zip(&hidden) {
             experts.down.widen_row(expert * d + column, &mut row);
             for (w, h) in row.iter().zip(hidden) {
-                let term = weight * f64::from(*w) * h;
+                let term = weight * f64::from(*w) * h.value;
                 want += term;
                 scale += term.abs();
             }
