@@ -1,0 +1,92 @@
+//! Arguments of `tokgate record` and `tokgate compare`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Arguments of `tokgate record`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo bench && tokgate record
+  tokgate record matmul/q8_0                 only benches whose id contains this
+  tokgate record --as before-the-rewrite     beside the usual baseline, under a name
+  tokgate record --baseline main             what criterion saved with --save-baseline main
+
+Reads the trees of criterion (target/criterion), iai-callgrind (target/iai) and gungraun
+(target/gungraun) and writes baselines/<machine key>/baseline.jsonl. Benches that were not measured keep
+the figures and the provenance that they have. Instruction counts are kept under the key of the CPU
+family and compiler; callgrind's harnesses leave them behind only with IAI_CALLGRIND_SAVE_SUMMARY=json
+or GUNGRAUN_SAVE_SUMMARY=json set.")]
+pub struct RecordArgs {
+    /// Only benches whose id contains this text.
+    pub filter: Option<String>,
+    /// Read the results in this folder: a target folder, or the tree of a harness. They must be of this machine.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// The target folder, where it is not the one that cargo uses.
+    #[arg(long, value_name = "DIR", conflicts_with = "from")]
+    pub target_dir: Option<PathBuf>,
+    /// The name to keep the figures under.
+    #[arg(long = "as", value_name = "NAME", default_value = "baseline")]
+    pub name: String,
+    /// Read what criterion saved under this name instead of its last run.
+    #[arg(long, value_name = "NAME")]
+    pub baseline: Option<String>,
+    /// Also take results that an earlier run left behind.
+    #[arg(long)]
+    pub all: bool,
+    /// Forget benches of the baseline that were not measured now.
+    #[arg(long, conflicts_with = "filter")]
+    pub replace: bool,
+}
+
+/// Arguments of `tokgate compare`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tokgate compare                    the last run with this machine's baseline
+  tokgate compare main:              the last run with the baseline in the commit 'main'
+  tokgate compare HEAD~3: HEAD:      two commits' baselines
+  tokgate compare before after       two baselines of this machine that were recorded --as these names
+  tokgate compare -o md > report.md
+
+OLD and NEW are each REV: (the baselines of this machine in a commit), REV:KEY (those of another machine),
+a baseline's file or folder, a target folder or harness's tree, or the name of a baseline.
+
+Exit code: 0 nothing got worse, 1 a regression beyond baselines/gate.toml, 2 trouble. Nothing to compare
+is trouble, and so are figures of different machines alone: they are shown, but never judged.")]
+pub struct CompareArgs {
+    /// What to compare with; this machine's baseline if left out.
+    #[arg(value_name = "OLD")]
+    pub old: Option<String>,
+    /// What to compare; the last run if left out.
+    #[arg(value_name = "NEW")]
+    pub new: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
+    /// The thresholds; baselines/gate.toml, or the usual ones where there is none.
+    #[arg(long, value_name = "FILE")]
+    pub gate: Option<PathBuf>,
+    /// Only benches whose id contains this text.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// The target folder, where it is not the one that cargo uses.
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// Count results of earlier runs as part of the last one.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// A table for the terminal.
+    Text,
+    /// Markdown for GitHub.
+    Md,
+    /// The project's own JSON.
+    Json,
+}

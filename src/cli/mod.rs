@@ -1,0 +1,88 @@
+//! The command line: clap types only, no behaviour. One file a family of subcommands.
+
+mod baseline;
+mod bench;
+mod model;
+
+use clap::{Parser, Subcommand};
+
+use bench::llama_bench_spellings;
+
+pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
+pub use bench::{BenchArgs, BenchFormat, FlashAttn};
+pub use model::{
+    InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
+    RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
+};
+
+/// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
+#[derive(Debug, Parser)]
+#[command(name = "tokgate", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The command line of this process. `bench` also takes llama-bench's spellings with one dash (`-fa 1`, `-ub 512`).
+    pub fn of_process() -> Self {
+        Self::parse_from(llama_bench_spellings(std::env::args_os()))
+    }
+}
+
+/// One subcommand; its arguments are defined here, its behaviour in the file of the same name under `cmd/`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a text, printing it as it comes.
+    Run(RunArgs),
+    /// Tell how well a model predicts a text.
+    Perplexity(PerplexityArgs),
+    /// Measure prompt processing and generation, as llama-bench does and in its formats.
+    Bench(BenchArgs),
+    /// Write the logits of given tokens.
+    Logits(LogitsArgs),
+    /// Print what is in a model's files: sizes, types, metadata, tensors.
+    Inspect(InspectArgs),
+    /// Make a model file of a real shape, with seeded weights and a vocabulary.
+    Synth(SynthArgs),
+    /// Print the token ids of a text, on one line.
+    Tokenize(TokenizeArgs),
+    /// Keep what the last `cargo bench` measured as this machine's baseline.
+    Record(RecordArgs),
+    /// Compare the last `cargo bench` with a baseline, or two baselines with each other.
+    Compare(CompareArgs),
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_fault() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_takes_llama_benchs_spellings() {
+        let line = "tokgate bench -m a,b -ub 64 -fa 1 -pg 8,2 -ctk f32 -oe md -t 1,2";
+        let args = llama_bench_spellings(line.split(' ').map(OsString::from));
+        let Command::Bench(args) = Cli::try_parse_from(args).unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!((args.ubatch, args.prompt_gen), (vec![64], vec![(8, 2)]));
+        assert_eq!((args.type_k, args.threads), (KvType::F32, vec![1, 2]));
+        assert_eq!((args.model.len(), args.flash_attn), (2, FlashAttn::On));
+    }
+}
