@@ -18,3 +18,4 @@ pub mod record;
 pub mod render;
 pub mod session;
 pub mod throughput;
+pub mod workload;

@@ -1,0 +1,3 @@
+//! What is asked of a model: prompts and tasks, the same for a model in this process and for a server elsewhere.
+
+pub mod prompts;
