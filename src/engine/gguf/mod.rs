@@ -42,6 +42,10 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: usize = 32;
 const ALIGNMENT_KEY: &str = "general.alignment";
 
+/// Most rows to claim memory for before they are read. A count is checked against the file's size, but the size of a
+/// sparse file says nothing of what is in it: beyond this, tables grow with the rows that are really there.
+const MAX_ROWS_AHEAD: usize = 1 << 16;
+
 /// An opened GGUF file.
 #[derive(Debug)]
 pub struct Gguf {
@@ -246,8 +250,9 @@ fn header(cursor: &mut Cursor<'_>) -> Result<(u32, u64), GgufError> {
 type Indexed<T> = (Vec<T>, HashMap<String, usize>);
 
 fn entries(cursor: &mut Cursor<'_>, count: usize) -> Result<Indexed<Entry>, GgufError> {
-    let mut entries = Vec::with_capacity(count);
-    let mut entry_of = HashMap::with_capacity(count);
+    let ahead = count.min(MAX_ROWS_AHEAD);
+    let mut entries = Vec::with_capacity(ahead);
+    let mut entry_of = HashMap::with_capacity(ahead);
     for index in 0..count {
         let start = cursor.clone();
         let in_key =
@@ -297,8 +302,9 @@ fn tensors(
             damaged(Place::Header, cursor, Problem::Count { count, what, left })
         })?;
 
-    let mut rows = Vec::with_capacity(count);
-    let mut tensor_of = HashMap::with_capacity(count);
+    let ahead = count.min(MAX_ROWS_AHEAD);
+    let mut rows = Vec::with_capacity(ahead);
+    let mut tensor_of = HashMap::with_capacity(ahead);
     for index in 0..count {
         let start = cursor.clone();
         let name = cursor
@@ -316,7 +322,7 @@ fn tensors(
 
     let data_start = cursor.position().next_multiple_of(alignment);
     let section = (cursor.position() + cursor.left()).saturating_sub(data_start);
-    let mut tensors = Vec::with_capacity(count);
+    let mut tensors = Vec::with_capacity(rows.len());
     for (name, start, row) in rows {
         let end = row.offset.checked_add(row.bytes);
         if end.is_none_or(|end| end > section as u64) {

@@ -313,6 +313,26 @@ fn files_that_cannot_be_read_are_named() {
     }
 }
 
+/// The size of a sparse file vouches for any count, and has no bytes on the disk to show for it.
+#[test]
+fn the_size_of_a_sparse_file_claims_no_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse.gguf");
+    for (tensors, entries) in [(1_u64 << 32, 0_u64), (0, 1 << 32)] {
+        let mut header = b"GGUF".to_vec();
+        header.extend(3_u32.to_le_bytes());
+        header.extend(tensors.to_le_bytes());
+        header.extend(entries.to_le_bytes());
+        std::fs::write(&path, header).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 38).unwrap();
+        let text = bounded(1 << 24, || Gguf::open(&path))
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("the same name was there before"), "{text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
