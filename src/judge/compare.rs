@@ -432,7 +432,7 @@ fn implausible(now: &Measurement, limits: &Limits) -> Option<Reason> {
 }
 
 /// m × k × n of a shape that names all three, otherwise 0.
-fn multiply_accumulates(id: &BenchId) -> f64 {
+pub(super) fn multiply_accumulates(id: &BenchId) -> f64 {
     let Some(parts) = id.parts() else {
         return 0.0;
     };
@@ -535,6 +535,6 @@ fn in_percent_of_figure(metric: Metric, low: f64, high: f64) -> [f64; 2] {
     }
 }
 
-fn percent(logarithm: f64) -> f64 {
+pub(super) fn percent(logarithm: f64) -> f64 {
     logarithm.exp_m1() * 100.0
 }

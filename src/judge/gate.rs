@@ -30,11 +30,12 @@
 //! reason = "Reads DRAM, whose bandwidth comes in bursts."
 //! ```
 //!
-//! Everything but `schema` may be left out. An unknown key is an error, because a misspelt threshold gates nothing.
+//! [`super::policy`] has the part that `tokgate gate` judges by. Everything but `schema` may be left out. An unknown key is an error, because a misspelt threshold gates nothing.
 
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::policy::{self, Policy, PolicyToml};
 use super::stats::Statistic;
 use crate::record::{BenchId, Metric, MetricKind};
 
@@ -50,6 +51,8 @@ pub struct Gate {
     clocked: ClockedLimits,
     counted: CountedLimits,
     overrides: Vec<Override>,
+    /// How two commits that were measured in one session are judged.
+    pub policy: Policy,
 }
 
 /// How much of a difference the machine is allowed to have made.
@@ -154,6 +157,7 @@ impl Default for Gate {
                 macs_per_instruction: 64.0,
             },
             overrides: Vec::new(),
+            policy: Policy::default(),
         }
     }
 }
@@ -220,7 +224,7 @@ impl Gate {
 }
 
 /// Whether `text` has the form of `pattern`, in which `*` stands for any text.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else {
@@ -253,6 +257,8 @@ struct GateToml {
     instructions: InstructionsToml,
     #[serde(default, rename = "override")]
     overrides: Vec<OverrideToml>,
+    #[serde(default)]
+    gate: PolicyToml,
 }
 
 #[derive(Default, Deserialize)]
@@ -293,7 +299,7 @@ struct OverrideToml {
 }
 
 /// Turns what the file says into what a gate is, with the text at hand to name lines.
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     text: &'a str,
     file: &'a str,
 }
@@ -369,46 +375,62 @@ impl Checker<'_> {
             overrides: overrides
                 .map(|found| self.override_(found))
                 .collect::<Result<_, _>>()?,
+            policy: policy::policy(self, toml.gate)?,
         })
     }
 
     fn override_(&self, toml: OverrideToml) -> Result<Override, GateError> {
-        if toml.reason.get_ref().trim().is_empty() {
-            let what = "must say why this bench is judged by other rules".to_owned();
-            return Err(self.wrong("reason", &toml.reason, what));
-        }
+        self.reason(
+            &toml.reason,
+            "must say why this bench is judged by other rules",
+        )?;
         if toml.threshold_pct.is_none() && toml.statistic.is_none() && toml.gates.is_none() {
             let what = "has none of threshold_pct, statistic, gates".to_owned();
             return Err(self.wrong("override", &toml.bench, what));
         }
-        let metric = match toml.metric {
-            None => None,
-            Some(name) => match name.get_ref().parse() {
-                Ok(metric) => Some(metric),
-                Err(error) => return Err(self.wrong("metric", &name, format!("{error}"))),
-            },
-        };
         let threshold_pct = match toml.threshold_pct {
             None => None,
             given => Some(self.percent("threshold_pct", given, 0.0)?),
         };
         Ok(Override {
             bench: self.pattern("bench", toml.bench)?,
-            metric,
+            metric: self.metric(toml.metric)?,
             threshold_pct,
             statistic: toml.statistic,
             gates: toml.gates,
         })
     }
 
-    fn pattern(&self, key: &'static str, pattern: Spanned<String>) -> Result<String, GateError> {
+    pub(super) fn reason(&self, given: &Spanned<String>, must: &str) -> Result<(), GateError> {
+        if given.get_ref().trim().is_empty() {
+            return Err(self.wrong("reason", given, must.to_owned()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn metric(
+        &self,
+        given: Option<Spanned<String>>,
+    ) -> Result<Option<Metric>, GateError> {
+        let parse = |name: Spanned<String>| {
+            let parsed = name.get_ref().parse();
+            parsed.map_err(|error| self.wrong("metric", &name, format!("{error}")))
+        };
+        given.map(parse).transpose()
+    }
+
+    pub(super) fn pattern(
+        &self,
+        key: &'static str,
+        pattern: Spanned<String>,
+    ) -> Result<String, GateError> {
         if pattern.get_ref().is_empty() {
             return Err(self.wrong(key, &pattern, "matches no bench".to_owned()));
         }
         Ok(pattern.into_inner())
     }
 
-    fn percent(
+    pub(super) fn percent(
         &self,
         key: &'static str,
         given: Option<Spanned<f64>>,
@@ -449,7 +471,12 @@ impl Checker<'_> {
         }
     }
 
-    fn wrong<T>(&self, key: &'static str, value: &Spanned<T>, what: String) -> GateError {
+    pub(super) fn wrong<T>(
+        &self,
+        key: &'static str,
+        value: &Spanned<T>,
+        what: String,
+    ) -> GateError {
         let before = self.text.get(..value.span().start).unwrap_or_default();
         GateError::Value {
             file: self.file.to_owned(),

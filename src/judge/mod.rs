@@ -12,10 +12,15 @@
 //!    lies above the threshold, and otherwise inconclusive. A slow-down that only the median shows has a wider
 //!    threshold of its own; one that only the tail shows is said, never red.
 //!
+//! [`trial`] weighs two commits that were measured in one session, which shows far smaller differences.
+//!
 //! Counts are exact: beyond the threshold and the floor is beyond.
 
+pub mod evidence;
 pub mod gate;
+pub mod policy;
 pub mod stats;
+pub mod trial;
 
 mod compare;
 mod verdict;

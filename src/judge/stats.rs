@@ -1,7 +1,8 @@
 //! The statistics that verdicts stand on: robust, because neighbours only ever add time.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+pub use crate::record::Statistic;
 use crate::record::{Direction, Measurement};
 
 /// Parts that a measurement is cut into, to see how far its statistic wanders while it is taken.
@@ -9,19 +10,6 @@ const BATCHES: usize = 5;
 
 /// Fewer samples than this make no batch.
 const MIN_BATCH: usize = 5;
-
-/// Which figure of a measurement's samples stands for the measurement.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Statistic {
-    /// The best sample.
-    Best,
-    /// The 10 % quantile of the samples, counted from the best: what the code costs when nobody disturbs it.
-    #[default]
-    Low,
-    /// The median, for code whose best moments are luck, such as bursts of memory bandwidth.
-    Median,
-}
 
 /// What the samples of one measurement say, in the metric's unit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -38,17 +26,6 @@ pub struct Summary {
     pub spread_pct: f64,
     /// How far the parts of the measurement disagree on the compared figure: ±, as a logarithm.
     pub wander: f64,
-}
-
-impl Statistic {
-    /// The statistic of `sorted` figures, the best first; `NaN` if there are none.
-    pub fn of(self, sorted: &[f64]) -> f64 {
-        match self {
-            Self::Best => quantile(sorted, 0.0),
-            Self::Low => quantile(sorted, 0.1),
-            Self::Median => quantile(sorted, 0.5),
-        }
-    }
 }
 
 impl Summary {
@@ -72,12 +49,21 @@ impl Summary {
         let deviation = quantile(&best_first(&deviations, Direction::LowerIsBetter), 0.5);
         Self {
             samples: figures.len(),
-            value: statistic.of(&sorted),
+            value: of(statistic, &sorted),
             median,
             tail: quantile(&sorted, 0.9),
             spread_pct: NORMAL_MAD * deviation / median * 100.0,
             wander: wander(figures, direction, statistic),
         }
+    }
+}
+
+/// The `statistic` of `sorted` figures, the best first; `NaN` if there are none.
+pub fn of(statistic: Statistic, sorted: &[f64]) -> f64 {
+    match statistic {
+        Statistic::Best => quantile(sorted, 0.0),
+        Statistic::Low => quantile(sorted, 0.1),
+        Statistic::Median => quantile(sorted, 0.5),
     }
 }
 
@@ -125,7 +111,7 @@ fn wander(figures: &[f64], direction: Direction, statistic: Statistic) -> f64 {
     let length = figures.len().div_ceil(batches).max(1);
     let values: Vec<f64> = figures
         .chunks(length)
-        .map(|batch| statistic.of(&best_first(batch, direction)))
+        .map(|batch| of(statistic, &best_first(batch, direction)))
         .collect();
     let sorted = best_first(&values, direction);
     (quantile(&sorted, 0.5) / quantile(&sorted, 0.0)).ln().abs()

@@ -67,6 +67,46 @@ pub enum Reason {
     TradeOff,
     /// Code that this project does not change, measured to know what the machine did.
     Control,
+    /// The machine code of both sides is the same, so it was not timed.
+    SameCode,
+    /// Links of one and the same code differ by more than what would be a regression.
+    Layout {
+        /// How much one link of the base differs from the others, in percent.
+        null_pct: f64,
+        /// How much they may differ, in percent.
+        floor_pct: f64,
+    },
+    /// Beyond the threshold, but with so many benches one such is no surprise.
+    ByChance {
+        /// How many benches were judged.
+        benches: usize,
+    },
+    /// Too few blocks to know how much they scatter.
+    FewBlocks {
+        /// How many there are.
+        blocks: usize,
+        /// How many a verdict needs.
+        needed: usize,
+    },
+    /// More instructions are executed.
+    Instructions {
+        /// The change in percent.
+        delta_pct: f64,
+    },
+    /// Agreed to: not gated, within the bound.
+    Accepted {
+        /// How much worse it may be, in percent; absent where it may vanish.
+        bound_pct: Option<f64>,
+        /// The last day on which that holds.
+        expires: String,
+        /// Why.
+        reason: String,
+    },
+    /// The harness did not give what was asked of it.
+    Broken {
+        /// What it said.
+        what: String,
+    },
 }
 
 impl Verdict {
@@ -130,6 +170,36 @@ impl fmt::Display for Reason {
             }
             Self::TradeOff => f.write_str("more instructions, but proven faster"),
             Self::Control => f.write_str("a control: not gated"),
+            Self::SameCode => f.write_str("the same machine code on both sides"),
+            Self::Layout {
+                null_pct,
+                floor_pct,
+            } => write!(
+                f,
+                "re-linking the base alone moves it by {null_pct:.1} %, more than {floor_pct:.1} %"
+            ),
+            Self::ByChance { benches } => {
+                write!(
+                    f,
+                    "beyond the threshold, but one of {benches} may be by chance"
+                )
+            }
+            Self::FewBlocks { blocks, needed } => {
+                write!(f, "{blocks} blocks, a verdict needs {needed}")
+            }
+            Self::Instructions { delta_pct } => write!(f, "{delta_pct:+.2} % instructions"),
+            Self::Accepted {
+                bound_pct,
+                expires,
+                reason,
+            } => {
+                match bound_pct {
+                    Some(bound) => write!(f, "accepted up to {bound:+} %")?,
+                    None => f.write_str("accepted")?,
+                }
+                write!(f, " until {expires}: {reason}")
+            }
+            Self::Broken { what } => f.write_str(what),
         }
     }
 }

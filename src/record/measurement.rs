@@ -37,6 +37,15 @@ pub struct TimedSamples {
     total_ns: Vec<u64>,
 }
 
+/// Iterations of the samples, in the shortest of the forms that they have in practice.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Iters {
+    Same(u64),
+    Linear { linear: u64 },
+    Each(Vec<u64>),
+}
+
 /// What one iteration works through; rates are this over the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Throughput {
@@ -114,6 +123,33 @@ impl TimedSamples {
             .iter()
             .zip(&self.total_ns)
             .map(|(iters, total)| *total as f64 / *iters as f64)
+    }
+}
+
+impl Iters {
+    pub(super) fn of(iters: &[u64]) -> Self {
+        let first = iters[0];
+        let linear = |(at, count): (u64, &u64)| first.checked_mul(at) == Some(*count);
+        if iters.iter().all(|count| *count == first) {
+            Self::Same(first)
+        } else if (1..).zip(iters).all(linear) {
+            Self::Linear { linear: first }
+        } else {
+            Self::Each(iters.to_vec())
+        }
+    }
+
+    pub(super) fn expand(self, count: usize) -> Result<Vec<u64>, SampleError> {
+        if count > MAX_SAMPLES {
+            return Err(SampleError::TooMany(count));
+        }
+        Ok(match self {
+            Self::Same(iters) => vec![iters; count],
+            Self::Linear { linear } => (1..=count as u64)
+                .map(|at| linear.saturating_mul(at))
+                .collect(),
+            Self::Each(iters) => iters,
+        })
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! [`BenchId`] names a bench, [`Metric`] what was measured of it, [`Measurement`] holds the raw samples, [`Record`] a
 //! set of them with the [`Provenance`] of every run. [`store`] keeps records as baselines, [`git`] finds those of
-//! other commits, [`adapters`] read what criterion and callgrind's harnesses leave behind.
+//! other commits, [`trial`] is what one run of the gate measured, [`adapters`] read what criterion and callgrind's harnesses leave behind.
 
 pub mod adapters;
+pub mod calibration;
 pub mod git;
 pub mod llama_bench;
 pub mod store;
+pub mod trial;
 
 mod files;
 mod id;
@@ -15,6 +17,7 @@ mod measurement;
 mod metric;
 mod project;
 mod run;
+mod stat;
 
 pub use files::FileError;
 pub(crate) use files::{read_text, write_whole};
@@ -23,3 +26,4 @@ pub use measurement::{MAX_SAMPLES, Measurement, SampleError, Samples, Throughput
 pub use metric::{Direction, Metric, MetricKind, UnknownMetric};
 pub use project::{NoProject, Project};
 pub use run::{MachineKey, NameError, Provenance, Record, RunId, UnknownRun, Witness};
+pub use stat::Statistic;

@@ -20,9 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{FileError, read_text, write_whole};
 use super::id::BenchId;
-use super::measurement::{
-    MAX_SAMPLES, Measurement, SampleError, Samples, Throughput, TimedSamples,
-};
+use super::measurement::{Iters, Measurement, SampleError, Samples, Throughput, TimedSamples};
 use super::metric::Metric;
 use super::run::{MachineKey, Provenance, Record, RunId, UnknownRun};
 
@@ -296,15 +294,6 @@ struct Row {
     rates: BTreeMap<Metric, Vec<f64>>,
 }
 
-/// Iterations of the samples, in the shortest of the forms that they have in practice.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Iters {
-    Same(u64),
-    Linear { linear: u64 },
-    Each(Vec<u64>),
-}
-
 /// Counts of the processes that counted, mostly one.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
@@ -374,33 +363,6 @@ impl Row {
             found.push((metric, Samples::Rates(rates)));
         }
         Ok(found)
-    }
-}
-
-impl Iters {
-    fn of(iters: &[u64]) -> Self {
-        let first = iters[0];
-        let linear = |(at, count): (u64, &u64)| first.checked_mul(at) == Some(*count);
-        if iters.iter().all(|count| *count == first) {
-            Self::Same(first)
-        } else if (1..).zip(iters).all(linear) {
-            Self::Linear { linear: first }
-        } else {
-            Self::Each(iters.to_vec())
-        }
-    }
-
-    fn expand(self, count: usize) -> Result<Vec<u64>, SampleError> {
-        if count > MAX_SAMPLES {
-            return Err(SampleError::TooMany(count));
-        }
-        Ok(match self {
-            Self::Same(iters) => vec![iters; count],
-            Self::Linear { linear } => (1..=count as u64)
-                .map(|at| linear.saturating_mul(at))
-                .collect(),
-            Self::Each(iters) => iters,
-        })
     }
 }
 

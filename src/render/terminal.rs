@@ -135,11 +135,18 @@ fn is_common(reason: &Reason) -> bool {
         | Reason::FewSamples { .. }
         | Reason::WithinNoise
         | Reason::CountsDiffer
-        | Reason::Control => true,
+        | Reason::Control
+        | Reason::SameCode
+        | Reason::ByChance { .. }
+        | Reason::FewBlocks { .. } => true,
         Reason::Median { .. }
         | Reason::Tail { .. }
         | Reason::Implausible { .. }
-        | Reason::TradeOff => false,
+        | Reason::TradeOff
+        | Reason::Layout { .. }
+        | Reason::Instructions { .. }
+        | Reason::Accepted { .. }
+        | Reason::Broken { .. } => false,
     }
 }
 

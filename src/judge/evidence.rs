@@ -1,0 +1,216 @@
+//! What the blocks of one bench say of its effect: a robust mean of log-ratios, and how sure it is.
+//!
+//! The unit is one block's log-ratio, never a sample inside a process. The order of the arms in a block is a coin flip,
+//! so that without an effect the log-ratios are symmetric around 0, whatever neighbours do. They have long tails,
+//! because a neighbour may come or go in the middle of a block; hence the trimmed mean with the winsorised standard
+//! error and its t quantile (Tukey and McLaughlin 1963; Wilcox, *Introduction to Robust Estimation*, 4.3).
+
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+use super::stats::{self, Statistic, quantile};
+use crate::record::trial::{Arm, Block, Harness, ProcessRun};
+
+/// The share of blocks that is set aside at each end.
+const TRIM: f64 = 0.2;
+
+/// With fewer blocks than this nothing is set aside: too few would be left.
+const MIN_TRIMMED: usize = 8;
+
+/// The fewest blocks that a statement is made of.
+pub const MIN_BLOCKS: usize = 4;
+
+/// No clock and no process is more alike than this, as a logarithm: blocks that agree to the digit prove no more.
+const LEAST_ERROR: f64 = 1e-4;
+
+/// Which part of a process's samples is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The statistic that stands for the bench.
+    Main(Statistic),
+    /// The median, where the main statistic is the lower envelope.
+    Median,
+    /// The 90 % quantile.
+    Tail,
+}
+
+/// The effect of a change on one bench as a logarithm of time, above 0 for slower, and its uncertainty.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The trimmed mean of the log-ratios.
+    pub center: f64,
+    /// Its standard error.
+    pub error: f64,
+    /// Degrees of freedom of its t distribution.
+    pub freedom: f64,
+    /// How many log-ratios there were.
+    pub blocks: usize,
+}
+
+impl Estimate {
+    /// The estimate from the log-ratios of blocks; `None` for fewer than [`MIN_BLOCKS`].
+    pub fn of(ratios: &[f64]) -> Option<Self> {
+        let n = ratios.len();
+        if n < MIN_BLOCKS || ratios.iter().any(|ratio| !ratio.is_finite()) {
+            return None;
+        }
+        let mut sorted = ratios.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let aside = if n < MIN_TRIMMED {
+            0
+        } else {
+            (TRIM * n as f64) as usize
+        };
+        let kept = &sorted[aside..n - aside];
+        let center = kept.iter().sum::<f64>() / kept.len() as f64;
+        // Winsorised: what was set aside counts as the nearest that was kept.
+        let (low, high) = (kept[0], kept[kept.len() - 1]);
+        let pulled: Vec<f64> = sorted.iter().map(|ratio| ratio.clamp(low, high)).collect();
+        let mean = pulled.iter().sum::<f64>() / n as f64;
+        let squares: f64 = pulled.iter().map(|ratio| (ratio - mean).powi(2)).sum();
+        let deviation = (squares / (n - 1) as f64).sqrt();
+        let share = kept.len() as f64 / n as f64;
+        Some(Self {
+            center,
+            error: (deviation / (share * (n as f64).sqrt())).max(LEAST_ERROR),
+            freedom: (kept.len() - 1) as f64,
+            blocks: n,
+        })
+    }
+
+    /// How likely figures like these are, or clearer ones, if the effect is at most `bound`.
+    pub fn p_above(&self, bound: f64) -> f64 {
+        self.distribution().sf((self.center - bound) / self.error)
+    }
+
+    /// How likely figures like these are, or clearer ones, if the effect is at least `bound`.
+    pub fn p_below(&self, bound: f64) -> f64 {
+        self.distribution().cdf((self.center - bound) / self.error)
+    }
+
+    /// The effect is below this only with probability `level`.
+    pub fn at_least(&self, level: f64) -> f64 {
+        self.center - self.reach(level)
+    }
+
+    /// The effect is above this only with probability `level`.
+    pub fn at_most(&self, level: f64) -> f64 {
+        self.center + self.reach(level)
+    }
+
+    /// The t quantile of `level` at the estimate's degrees of freedom, times the standard error.
+    pub fn reach(&self, level: f64) -> f64 {
+        -self.distribution().inverse_cdf(level.clamp(1e-12, 0.5)) * self.error
+    }
+
+    fn distribution(&self) -> StudentsT {
+        StudentsT::new(0.0, 1.0, self.freedom).expect("at least one degree of freedom")
+    }
+}
+
+/// The effect that blocks show, one log-ratio a block; blocks that lack an arm are left out.
+pub fn ratios(blocks: &[Block], part: Part, harness: Harness) -> Vec<f64> {
+    let ratio = |block: &Block| match harness {
+        Harness::Lockstep => token_by_token(block, part),
+        Harness::Criterion | Harness::Callgrind => {
+            let of = |arm| together(block.runs.iter().filter(|run| run.arm == arm), part);
+            Some(of(Arm::Head)? - of(Arm::Base)?)
+        }
+    };
+    blocks
+        .iter()
+        .filter_map(ratio)
+        .filter(|ratio| ratio.is_finite())
+        .collect()
+}
+
+/// How much one link of the base differs from its other links, one log-ratio for each block that has both.
+pub fn link_ratios(blocks: &[Block], part: Part, link: usize) -> Vec<f64> {
+    let ratio = |block: &Block| {
+        let base = || block.runs.iter().filter(|run| run.arm == Arm::Base);
+        let own = together(base().filter(|run| run.link == link), part)?;
+        let others = together(base().filter(|run| run.link != link), part)?;
+        Some(own - others)
+    };
+    blocks
+        .iter()
+        .filter_map(ratio)
+        .filter(|ratio| ratio.is_finite())
+        .collect()
+}
+
+/// What one process says, in nanoseconds an iteration.
+pub fn figure(run: &ProcessRun, part: Part) -> f64 {
+    let mut sorted: Vec<f64> = run.samples.per_iteration_ns().collect();
+    sorted.sort_by(f64::total_cmp);
+    match part {
+        Part::Main(statistic) => stats::of(statistic, &sorted),
+        Part::Median => quantile(&sorted, 0.5),
+        Part::Tail => quantile(&sorted, 0.9),
+    }
+}
+
+/// The processes of one arm and block as one logarithm. For the lower envelope it is their best: a process that a
+/// neighbour disturbed from its beginning to its end does no harm as long as the other was left alone.
+fn together<'a>(runs: impl Iterator<Item = &'a ProcessRun>, part: Part) -> Option<f64> {
+    let figures: Vec<f64> = runs.map(|run| figure(run, part).ln()).collect();
+    if figures.is_empty() {
+        return None;
+    }
+    Some(match part {
+        Part::Main(Statistic::Best | Statistic::Low) => {
+            figures.iter().copied().fold(f64::INFINITY, f64::min)
+        }
+        Part::Main(Statistic::Median) | Part::Median | Part::Tail => {
+            figures.iter().sum::<f64>() / figures.len() as f64
+        }
+    })
+}
+
+/// Two processes that took turns token by token: neighbouring tokens share what the machine did, so each pair of them
+/// has a ratio of its own.
+fn token_by_token(block: &Block, part: Part) -> Option<f64> {
+    let of = |arm| block.runs.iter().find(|run| run.arm == arm);
+    let (base, head) = (of(Arm::Base)?, of(Arm::Head)?);
+    if part == Part::Tail {
+        return Some(figure(head, part).ln() - figure(base, part).ln());
+    }
+    let pairs = base
+        .samples
+        .per_iteration_ns()
+        .zip(head.samples.per_iteration_ns());
+    let mut ratios: Vec<f64> = pairs.map(|(base, head)| (head / base).ln()).collect();
+    ratios.sort_by(f64::total_cmp);
+    Some(quantile(&ratios, 0.5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_blocks_are_honest_about_it() {
+        assert_eq!(Estimate::of(&[0.1, 0.1, 0.1]), None);
+        let four = Estimate::of(&[-0.01, 0.01, -0.01, 0.01]).unwrap();
+        // t at 3 degrees of freedom: 3.182 for 2.5 %, 10.2 for 0.1 %.
+        assert!((four.reach(0.025) / four.error - 3.182).abs() < 0.01);
+        assert!((four.reach(0.001) / four.error - 10.21).abs() < 0.05);
+        assert!((four.p_above(four.center - four.reach(0.001)) - 0.001).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_neighbour_in_two_of_ten_blocks_moves_nothing() {
+        let quiet = [0.001, -0.001, 0.002, -0.002, 0.0, 0.001, -0.001, 0.0];
+        let mut loud = quiet.to_vec();
+        loud.extend([0.4, -0.35]);
+        let estimate = Estimate::of(&loud).unwrap();
+        assert!(estimate.center.abs() < 0.001, "{estimate:?}");
+        assert!(estimate.reach(0.025) < 0.004, "{estimate:?}");
+    }
+
+    #[test]
+    fn agreement_to_the_digit_is_no_proof_beyond_the_clock() {
+        let same = Estimate::of(&[0.01; 12]).unwrap();
+        assert_eq!(same.error, LEAST_ERROR);
+        assert!(same.at_least(0.01) < 0.01 && same.at_most(0.01) > 0.01);
+    }
+}
