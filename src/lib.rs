@@ -13,6 +13,7 @@ pub mod cli;
 pub mod cmd;
 pub mod engine;
 pub mod judge;
+pub mod lab;
 pub mod probe;
 pub mod record;
 pub mod render;

@@ -30,6 +30,9 @@ use crate::render::{Sides, origin};
 pub use circumstances::{Circumstances, CircumstancesError};
 use gather::{GatherError, Request, gather};
 
+/// The variable that keeps a bench target from showing a table, and from keeping a note of its circumstances.
+pub const NO_TABLE: &str = "TOKGATE_NO_TABLE";
+
 /// The version of the notes that sessions leave for [`gather`].
 const SCHEMA: u32 = 1;
 
@@ -85,6 +88,13 @@ enum SessionError {
 impl Session {
     /// Begins the session of the bench target `target`, in the project of the current folder.
     pub fn begin(target: &str) -> Self {
+        // The gate runs a target for one bench at a time, hundreds of times, and judges them itself.
+        if std::env::var_os(NO_TABLE).is_some() {
+            return Self {
+                open: None,
+                project: None,
+            };
+        }
         let begun = std::env::current_dir()
             .map_err(|error| error.to_string())
             .and_then(|folder| Project::find(&folder).map_err(|error| error.to_string()))
