@@ -11,8 +11,9 @@ use std::ops::Range;
 use super::super::Rows;
 use super::super::kernel::Tokens;
 use super::{MAGIC, Tile, TileFn, Variant};
+use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
-use crate::view::MatRef;
+use crate::view::{MatRef, SharedMat};
 
 pub(in super::super) static AVX2: Variant = Variant {
     panel: PANEL,
@@ -23,6 +24,7 @@ pub(in super::super) static AVX2: Variant = Variant {
     quantize_one,
     pack,
     tiles: &[tile::<1> as TileFn, tile::<2>, tile::<3>, tile::<4>],
+    few: 6,
     dots,
 };
 
@@ -229,13 +231,95 @@ unsafe fn tile<const T: usize>(tile: &Tile) {
     }
 }
 
-/// Rows whose sums [`dots`] reduces at a time.
-const ROWS: usize = 4;
-/// Blocks of a row that [`dots`] takes at a time: their scales fill a register.
+/// Blocks of a row that [`strip`] takes at a time: their scales fill a register.
 const RUN: usize = 8;
+/// Bytes from the weights at hand to those asked for from memory, at least.
+const AHEAD: usize = 8 << 10;
+/// Tokens of a strip, at most.
+const STRIP: usize = 4;
 
+/// Some rows of the weights as they lie, some tokens, and where their products go.
+struct Strip {
+    /// The first row, and blocks from one to the next.
+    w: *const BlockQ8_0,
+    w_stride: usize,
+    /// Blocks of a row.
+    blocks: usize,
+    /// The first token as [`quantize_one`] wrote it; the next one follows.
+    x: *const u8,
+    /// The first output of the first token, and elements from one token to the next.
+    y: *mut f32,
+    y_stride: usize,
+    /// What to ask for from memory, for each run of each row; any address will do.
+    next: *const u8,
+    next_run: usize,
+}
+
+/// Writes the products of as many rows and tokens as the function is for.
+///
+/// # Safety
+/// The CPU has the variant's instructions; the strip's pointers are valid for its rows, tokens and outputs.
+type StripFn = unsafe fn(&Strip);
+
+/// Rows of a strip, where there are as many: their weights' signs and sums fit the registers.
+const STRIP_ROWS: usize = 2;
+
+/// By tokens − 2: of one row, and of [`STRIP_ROWS`].
+const STRIPS: [[StripFn; 2]; STRIP - 1] = [
+    [strip::<1, 2>, strip::<STRIP_ROWS, 2>],
+    [strip::<1, 3>, strip::<STRIP_ROWS, 3>],
+    [strip::<1, 4>, strip::<STRIP_ROWS, 4>],
+];
+
+/// Products of some tokens with rows of the weights as they lie.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
+fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
+    let (m, blocks) = (y.rows(), w.cols());
+    if m == 1 {
+        // SAFETY: tasks have columns of `y` of their own.
+        let y = unsafe { y.tile(0, rows.start, rows.len()) };
+        return dots_one(prepared, w, rows, y);
+    }
+    let token_bytes = blocks * ONE_BLOCK;
+    assert!(rows.end <= w.rows() && rows.end <= y.cols() && prepared.len() == m * token_bytes);
+    let groups = m.div_ceil(STRIP);
+    let row_bytes = w.stride() * size_of::<BlockQ8_0>();
+    let mut n = rows.start;
+    while n < rows.end {
+        let several = n + STRIP_ROWS <= rows.end;
+        let count = if several { STRIP_ROWS } else { 1 };
+        for group in 0..groups {
+            let tokens = share(m, 1, groups, group);
+            let ahead = (count * row_bytes).max(AHEAD);
+            let strip = Strip {
+                w: w.row(n).as_ptr(),
+                w_stride: w.stride(),
+                blocks,
+                x: prepared[tokens.start * token_bytes..].as_ptr(),
+                // SAFETY: token and output lie within `y`.
+                y: unsafe { y.as_mut_ptr().add(tokens.start * y.stride() + n) },
+                y_stride: y.stride(),
+                // Rows follow each other: one stream, though several are read side by side.
+                next: w.row(n).as_ptr().cast::<u8>().wrapping_add(ahead),
+                next_run: if group == 0 {
+                    RUN * size_of::<BlockQ8_0>()
+                } else {
+                    0
+                },
+            };
+            // SAFETY: the rows, the tokens and the outputs were checked above. There are two tokens at least.
+            unsafe { STRIPS[tokens.len() - 2][usize::from(several)](&strip) };
+        }
+        n += count;
+    }
+}
+
+/// Rows whose sums [`dots_one`] reduces at a time.
+const ROWS: usize = 4;
+
+/// As [`dots`], of one token: a row after the other, which reads memory fastest.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dots_one(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
     let blocks = w.cols();
     assert!(rows.end <= w.rows() && y.len() == rows.len());
     assert!(prepared.len() == blocks * ONE_BLOCK);
@@ -260,23 +344,18 @@ fn dot(w: &[BlockQ8_0], elements: &[u8], scales: &[u8]) -> __m256 {
     let mut sum_f32x8 = [_mm256_setzero_ps(); 4];
     for ((w, elements), scales) in runs.iter().zip(elements).zip(scales) {
         super::ask(w.as_ptr().wrapping_add(super::AHEAD), RUN);
-        let mut bits = [0_u64; 2];
-        for (bits, w) in bits.iter_mut().zip(w.as_chunks::<4>().0) {
-            let d = |b: usize| u64::from(w[b].d.to_bits());
-            *bits = d(0) | d(1) << 16 | d(2) << 32 | d(3) << 48;
-        }
-        let d = _mm256_cvtph_ps(_mm_set_epi64x(bits[1].cast_signed(), bits[0].cast_signed()));
-        // SAFETY: the array holds a register.
-        let scales = unsafe { _mm256_loadu_ps(scales.as_ptr().cast()) };
-        let scales = _mm256_mul_ps(d, scales);
+        // SAFETY: there are as many blocks as it reads, and the array holds a register.
+        let scales = unsafe {
+            let d = weight_scales(w.as_ptr());
+            _mm256_mul_ps(d, _mm256_loadu_ps(scales.as_ptr().cast()))
+        };
         for (b, (w, x)) in w
             .iter()
             .zip(elements.as_chunks::<BLOCK_LEN>().0)
             .enumerate()
         {
             let scale = _mm256_permutevar8x32_ps(scales, _mm256_set1_epi32(b as i32));
-            let dot = _mm256_cvtepi32_ps(block_dot(w, x));
-            sum_f32x8[b % 4] = _mm256_fmadd_ps(dot, scale, sum_f32x8[b % 4]);
+            sum_f32x8[b % 4] = _mm256_fmadd_ps(block_dot(&w.qs, x), scale, sum_f32x8[b % 4]);
         }
     }
     let rest_elements = elements_rest.as_chunks::<BLOCK_LEN>().0;
@@ -287,28 +366,12 @@ fn dot(w: &[BlockQ8_0], elements: &[u8], scales: &[u8]) -> __m256 {
     {
         let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(w.d.to_bits()))));
         let scale = _mm256_set1_ps(d * f32::from_ne_bytes(*scale));
-        sum_f32x8[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(block_dot(w, x)), scale, sum_f32x8[0]);
+        sum_f32x8[0] = _mm256_fmadd_ps(block_dot(&w.qs, x), scale, sum_f32x8[0]);
     }
     _mm256_add_ps(
         _mm256_add_ps(sum_f32x8[0], sum_f32x8[1]),
         _mm256_add_ps(sum_f32x8[2], sum_f32x8[3]),
     )
-}
-
-/// The integer product of two blocks, spread over the lanes.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn block_dot(w: &BlockQ8_0, x: &[u8; BLOCK_LEN]) -> __m256i {
-    // SAFETY: both have a register's bytes.
-    let (w, x) = unsafe {
-        (
-            _mm256_loadu_si256(w.qs.as_ptr().cast()),
-            _mm256_loadu_si256(x.as_ptr().cast()),
-        )
-    };
-    // |w| is at most 128 and |x| at most 127, so that two products stay within i16.
-    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
 }
 
 /// The sum of the lanes of each.
@@ -324,4 +387,122 @@ fn totals(v: [__m256; ROWS]) -> [f32; ROWS] {
     // SAFETY: the array holds a register.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
     out
+}
+
+/// See [`StripFn`].
+///
+/// # Safety
+/// As it says.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn strip<const R: usize, const T: usize>(s: &Strip) {
+    let token_bytes = s.blocks * ONE_BLOCK;
+    let runs = s.blocks / RUN;
+    let mut sum_f32x8 = [[_mm256_setzero_ps(); T]; R];
+    // SAFETY: rows have `blocks` blocks; tokens have as many times 32 elements, and then as many scales.
+    unsafe {
+        for run in 0..runs {
+            let w = |r: usize| s.w.add(r * s.w_stride + run * RUN);
+            let x = |t: usize| s.x.add(t * token_bytes + run * RUN * BLOCK_LEN);
+            let mut scales = [[[0.0_f32; RUN]; T]; R];
+            for (r, scales) in scales.iter_mut().enumerate() {
+                ask(s.next.wrapping_add((run * R + r) * s.next_run), s.next_run);
+                let d = weight_scales(w(r));
+                for (t, scales) in scales.iter_mut().enumerate() {
+                    let at = t * token_bytes + s.blocks * BLOCK_LEN + run * RUN * 4;
+                    let d = _mm256_mul_ps(d, _mm256_loadu_ps(s.x.add(at).cast()));
+                    _mm256_storeu_ps(scales.as_mut_ptr(), d);
+                }
+            }
+            // From memory a scale is spread by the load; the compiler would rather spread it by two shuffles, which have
+            // to wait for the same ports as the products.
+            let scales = std::hint::black_box(scales.as_ptr().cast::<f32>());
+            for b in 0..RUN {
+                for (r, sum) in sum_f32x8.iter_mut().enumerate() {
+                    let w = &(*w(r).add(b)).qs;
+                    for (t, sum) in sum.iter_mut().enumerate() {
+                        let x = &*x(t).add(b * BLOCK_LEN).cast::<[i8; BLOCK_LEN]>();
+                        let scale = _mm256_broadcast_ss(&*scales.add((r * T + t) * RUN + b));
+                        *sum = _mm256_fmadd_ps(block_dot(w, x), scale, *sum);
+                    }
+                }
+            }
+        }
+        for b in runs * RUN..s.blocks {
+            for (r, sum) in sum_f32x8.iter_mut().enumerate() {
+                let block = &*s.w.add(r * s.w_stride + b);
+                let d = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(block.d.to_bits())));
+                for (t, sum) in sum.iter_mut().enumerate() {
+                    let x = s.x.add(t * token_bytes);
+                    let scale = x.add(s.blocks * BLOCK_LEN + b * 4).cast::<f32>();
+                    let scale = _mm256_set1_ps(_mm_cvtss_f32(d) * scale.read_unaligned());
+                    let x = &*x.add(b * BLOCK_LEN).cast::<[i8; BLOCK_LEN]>();
+                    *sum = _mm256_fmadd_ps(block_dot(&block.qs, x), scale, *sum);
+                }
+            }
+        }
+        for (r, sum) in sum_f32x8.into_iter().enumerate() {
+            for (t, sum) in sum.into_iter().enumerate() {
+                *s.y.add(t * s.y_stride + r) = total(sum);
+            }
+        }
+    }
+}
+
+/// The scales of [`RUN`] blocks.
+///
+/// # Safety
+/// AVX2 and F16C; the blocks can be read.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn weight_scales(w: *const BlockQ8_0) -> __m256 {
+    const { assert!(size_of::<BlockQ8_0>() == 34 && std::mem::offset_of!(BlockQ8_0, d) == 0) };
+    // Scale i is at byte 34 · i: word i of the eight that start at byte 32 · i.
+    let words = |i: usize| w.cast::<u8>().wrapping_add(32 * i).cast::<__m128i>();
+    // SAFETY: the last of the eight words end before the last block does.
+    let d = unsafe {
+        let d = _mm_loadu_si128(words(0));
+        let d = _mm_blend_epi16::<0b0000_0010>(d, _mm_loadu_si128(words(1)));
+        let d = _mm_blend_epi16::<0b0000_0100>(d, _mm_loadu_si128(words(2)));
+        let d = _mm_blend_epi16::<0b0000_1000>(d, _mm_loadu_si128(words(3)));
+        let d = _mm_blend_epi16::<0b0001_0000>(d, _mm_loadu_si128(words(4)));
+        let d = _mm_blend_epi16::<0b0010_0000>(d, _mm_loadu_si128(words(5)));
+        let d = _mm_blend_epi16::<0b0100_0000>(d, _mm_loadu_si128(words(6)));
+        _mm_blend_epi16::<0b1000_0000>(d, _mm_loadu_si128(words(7)))
+    };
+    _mm256_cvtph_ps(d)
+}
+
+/// The integer product of two blocks, spread over the lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn block_dot<W, X>(w: &[W; BLOCK_LEN], x: &[X; BLOCK_LEN]) -> __m256 {
+    const { assert!(size_of::<W>() == 1 && size_of::<X>() == 1) };
+    // SAFETY: both have a register's bytes.
+    let (w, x) = unsafe {
+        (
+            _mm256_loadu_si256(w.as_ptr().cast()),
+            _mm256_loadu_si256(x.as_ptr().cast()),
+        )
+    };
+    // |w| is at most 128 and |x| at most 127, so that two products stay within i16.
+    let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+/// Asks for some bytes from memory, which will be wanted soon. Any address will do.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn ask(start: *const u8, bytes: usize) {
+    for line in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line).cast());
+    }
+}
+
+/// The sum of the lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn total(v: __m256) -> f32 {
+    let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }

@@ -7,7 +7,7 @@ use super::super::Rows;
 use super::super::kernel::Tokens;
 use super::{MAGIC, Tile, TileFn, Variant};
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
-use crate::view::MatRef;
+use crate::view::{MatRef, SharedMat};
 
 pub(in super::super) static AVX512: Variant = Variant {
     panel: PANEL,
@@ -26,6 +26,7 @@ pub(in super::super) static AVX512: Variant = Variant {
         tile::<6>,
         tile::<7>,
     ],
+    few: 1,
     dots,
 };
 
@@ -262,8 +263,10 @@ const ROWS: usize = 4;
 const RUN: usize = 16;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
-fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
-    assert!(rows.end <= w.rows() && y.len() == rows.len());
+fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
+    assert!(rows.end <= w.rows() && y.rows() == 1);
+    // SAFETY: tasks have columns of `y` of their own.
+    let y = unsafe { y.tile(0, rows.start, rows.len()) };
     let token = Token::split(prepared, w.cols());
     for (start, y) in rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
         let mut sums = [_mm512_setzero_ps(); ROWS];

@@ -1,4 +1,42 @@
-//! Q8_0 weights: the walk over the operands that all variants share.
+//! Q8_0 weights: what a product is, and the walk over the operands that all variants share.
+//!
+//! SHAPES. `x: [m, k]` f32, `w: [n, k / 32]` blocks as a GGUF file has them (34 bytes: an f16 scale, 32 signed bytes),
+//! `y: [m, n]` f32; `k` is a multiple of 32.
+//!
+//! DEFINITION. For each token and block b of 32 activations:
+//! ```text
+//! a[b]    = max |x[32 b ..][..32]|        d[b] = a[b] / 127        q[b][i] = round(x[32 b + i] · (127 / a[b]))
+//! y[m][n] = Σ_b d_w[n][b] · d[m][b] · Σ_i q_w[n][b][i] · q[m][b][i]
+//! ```
+//! rounded to the nearest, ties to even; all zeros where a[b] < 2⁻¹⁰⁰, d[b] = NaN where a block holds a NaN or an
+//! infinity. It takes one of two forms, by the number of tokens:
+//! - DOTS, for few: rows are read as they lie, lanes along k.
+//! - TILES, for more: a panel of rows, some blocks deep, is interleaved and met by all tokens, lanes along n.
+//!
+//! NUMERICS. What is lost to the definition is the activations' rounding: half of d[b] for each element, at most 1/254 of
+//! its block's largest. All else is small beside it. The inner sum is exact: |q_w · q| ≤ 128 · 127, so that 32 of them
+//! stay below 2¹⁹. A variant that starts its sums elsewhere (AVX-512 takes weights as `q_w + 128`, TILES start at
+//! [`MAGIC`]) subtracts what it added, to the bit. `MAGIC` makes floats of sums without an instruction: its bit pattern
+//! plus an integer within 2²² *is* the float MAGIC plus that integer, and `(MAGIC + sum) · d_w − MAGIC · d_w` rounds once,
+//! by a fused multiply-add, for `MAGIC · d_w` is exact: the one has 2 significant bits, the other 11. The sum over blocks
+//! is in f32: TILES take k in order, DOTS in as many partial sums as the variant has lanes and accumulators. Both depend
+//! on the shape alone, not on the number of threads.
+//!
+//! WHY two forms. Packing a panel costs about as much as multiplying it with a few tokens. Up to [`Variant::few`] of them
+//! it is cheaper to meet the weights as they lie: with AVX2 on Zen 3, two threads, 1.7 × as fast at 2 tokens, 1.6 at 4,
+//! 1.15 at 6, and no faster at 8.
+//!
+//! WHY activations are rounded once, before: a product of m tokens with n rows would otherwise round m · k values for
+//! each task. They are interleaved by granules of as many tokens as a tile has, so that a tile reads one stream.
+//!
+//! WHY panels on the fly, and not repacked weights: a panel is multiplied with m tokens, so that packing it is 1 % of the
+//! work at m = 512, and the file's pages stay the only copy: loads are instant, and processes share them.
+//!
+//! WHY these sizes. A panel of [`DEPTH`] blocks (18 KiB with AVX2, whose weights are widened to i16; 20 KiB with AVX-512)
+//! stays in L1 next to a granule of tokens; deeper ones do not, and flatter ones load and store their partial sums more
+//! often (8 blocks: 7 to 9 % slower with AVX2 on Zen 3). The tile is what the registers hold: 2 registers of rows times as
+//! many tokens as leave room for the panel's step and one broadcast value. [`GROUP`] panels of one depth meet a stretch
+//! of [`TOKENS`] tokens before the next depth, so that the tokens' part of it comes from L2.
 
 mod avx2;
 mod avx512;
@@ -14,7 +52,7 @@ use super::kernel::{Kernel, Product, Tokens};
 use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::runtime::Runtime;
-use crate::view::{MatRef, Weights};
+use crate::view::{MatRef, SharedMat, Weights};
 
 /// Blocks of 32 that a panel is deep.
 const DEPTH: usize = 16;
@@ -48,8 +86,10 @@ pub(super) struct Variant {
     panel_block: usize,
     /// Bytes of a token's block, scale and all.
     token_block: usize,
-    /// The same where there is one token only.
+    /// The same where there are few tokens.
     one_block: usize,
+    /// Tokens that are few: the weights are multiplied as they lie, at least 1.
+    few: usize,
     /// Rounds and interleaves the tokens of a granule.
     quantize: unsafe fn(&Tokens, Range<usize>, &mut [u8]),
     /// Rounds a token for `dots`.
@@ -58,8 +98,8 @@ pub(super) struct Variant {
     pack: unsafe fn(&MatRef<BlockQ8_0>, Rows, Range<usize>, &mut [u8]),
     /// Tiles of 1, 2, 3 … tokens.
     tiles: &'static [TileFn],
-    /// Products of one token with rows of the weights.
-    dots: unsafe fn(&[u8], &MatRef<BlockQ8_0>, Rows, &mut [f32]),
+    /// Products of few tokens with rows of the weights; those columns of the outputs are written.
+    dots: unsafe fn(&[u8], &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>),
 }
 
 /// Multiplies a panel with as many tokens as the function is for.
@@ -81,23 +121,23 @@ struct Tile<'a> {
 
 impl Kernel for Variant {
     fn prepared_layout(&self, m: usize, k: usize) -> (usize, usize) {
+        if m <= self.few {
+            return (k / BLOCK_LEN * self.one_block, 1);
+        }
         // Tiles as equal as may be: 8 tokens are 4 + 4, not 6 + 2.
         let granule = m.div_ceil(m.div_ceil(self.tiles.len()));
-        let block = if m == 1 {
-            self.one_block
-        } else {
-            self.token_block
-        };
-        (k / BLOCK_LEN * block, granule)
+        (k / BLOCK_LEN * self.token_block, granule)
     }
 
     fn prepare(&self, tokens: &Tokens, range: Range<usize>, out: &mut [u8]) {
-        if tokens.len() == 1 {
-            // SAFETY: a variant is handed out only where the CPU has its instructions.
-            unsafe { (self.quantize_one)(tokens.row(0), out) };
+        let (token_bytes, granule) = self.prepared_layout(tokens.len(), tokens.cols());
+        if tokens.len() <= self.few {
+            for (token, out) in range.zip(out.chunks_exact_mut(token_bytes)) {
+                // SAFETY: a variant is handed out only where the CPU has its instructions.
+                unsafe { (self.quantize_one)(tokens.row(token), out) };
+            }
             return;
         }
-        let (token_bytes, granule) = self.prepared_layout(tokens.len(), tokens.cols());
         let starts = range.clone().step_by(granule);
         for (start, out) in starts.zip(out.chunks_mut(granule * token_bytes)) {
             // SAFETY: as above.
@@ -106,7 +146,7 @@ impl Kernel for Variant {
     }
 
     fn task_rows(&self, m: usize, k: usize) -> (usize, usize) {
-        if m == 1 {
+        if m <= self.few {
             let rows = STREAM / (k / BLOCK_LEN * size_of::<BlockQ8_0>());
             (8, rows.next_multiple_of(8).max(8))
         } else {
@@ -118,11 +158,10 @@ impl Kernel for Variant {
         let Weights::Q8_0(w) = product.w else {
             unreachable!("a kernel for Q8_0 weights");
         };
-        if product.tokens.len() == 1 {
-            // SAFETY: tasks have columns of `y` of their own.
-            let y = unsafe { product.y.tile(0, rows.start, rows.len()) };
-            // SAFETY: a variant is handed out only where the CPU has its instructions.
-            unsafe { (self.dots)(product.prepared, &w, rows, y) };
+        if product.tokens.len() <= self.few {
+            // SAFETY: a variant is handed out only where the CPU has its instructions; tasks have columns of `y` of
+            // their own.
+            unsafe { (self.dots)(product.prepared, &w, rows, &product.y) };
             return;
         }
         let (token_bytes, granule) = self.prepared_layout(product.tokens.len(), product.w.cols());
