@@ -15,7 +15,10 @@
 //! [`trial`] weighs two commits that were measured in one session, which shows far smaller differences.
 //!
 //! Counts are exact: beyond the threshold and the floor is beyond.
+//!
+//! [`mod@changes`] finds where the level of a series of measurements changed.
 
+pub mod changes;
 pub mod evidence;
 pub mod gate;
 pub mod policy;
@@ -25,6 +28,7 @@ pub mod trial;
 mod compare;
 mod verdict;
 
+pub use changes::{ChangePoint, Level, change_points};
 pub use compare::{Comparison, Coverage, Drift, Row, Seen, compare};
 pub use gate::{Gate, GateError};
 pub use stats::{Statistic, Summary};

@@ -1,5 +1,6 @@
 //! Verdicts by tables and properties; `simulation` counts false alarms and what is caught.
 
+mod changes;
 mod simulation;
 
 use proptest::prelude::*;
