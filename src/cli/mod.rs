@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod model;
+mod trend;
 
 use clap::{Parser, Subcommand};
 
@@ -14,6 +15,7 @@ pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
     RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
 };
+pub use trend::HistoryArgs;
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
 #[derive(Debug, Parser)]
@@ -52,6 +54,8 @@ pub enum Command {
     Record(RecordArgs),
     /// Compare the last `cargo bench` with a baseline, or two baselines with each other.
     Compare(CompareArgs),
+    /// Write a page of what the commits of this branch measured.
+    History(HistoryArgs),
 }
 
 fn positive(text: &str) -> Result<usize, String> {

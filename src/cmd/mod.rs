@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod history;
 mod inspect;
 mod logits;
 mod model;
@@ -52,6 +53,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::History(args) => history::run(&args),
     }
 }
 

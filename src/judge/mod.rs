@@ -16,13 +16,14 @@
 //!
 //! Counts are exact: beyond the threshold and the floor is beyond.
 //!
-//! [`mod@changes`] finds where the level of a series of measurements changed.
+//! [`trend`] puts what many commits measured in their order, and [`mod@changes`] finds where the level of a series changed.
 
 pub mod changes;
 pub mod evidence;
 pub mod gate;
 pub mod policy;
 pub mod stats;
+pub mod trend;
 pub mod trial;
 
 mod compare;
@@ -32,6 +33,7 @@ pub use changes::{ChangePoint, Level, change_points};
 pub use compare::{Comparison, Coverage, Drift, Row, Seen, compare};
 pub use gate::{Gate, GateError};
 pub use stats::{Statistic, Summary};
+pub use trend::{Trend, TrendBuilder};
 pub use verdict::{Reason, Verdict};
 
 #[cfg(test)]

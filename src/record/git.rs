@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use super::remote::Remote;
 use super::run::MachineKey;
 use super::store::{self, StoreError};
 use super::{NameError, Record};
 
 /// The largest baseline that is taken out of a commit.
-const MAX_BLOB_BYTES: u64 = 64 << 20;
+pub(super) const MAX_BLOB_BYTES: u64 = 64 << 20;
 
 /// What is checked out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,15 @@ pub fn resolve(root: &Path, revision: &str) -> Result<String, GitError> {
     }
 }
 
+/// Where the commits of the repository can be looked at: by the remote that the current branch follows, or `origin`.
+pub fn remote(root: &Path) -> Option<Remote> {
+    let followed = run_text(root, &["rev-parse", "--abbrev-ref", "@{upstream}"]);
+    let followed = followed.unwrap_or_default();
+    let name = followed.split_once('/').map_or("origin", |(name, _)| name);
+    let url = run_text(root, &["remote", "get-url", "--", name]).ok()?;
+    Remote::of_url(&url)
+}
+
 /// The machine keys that have baselines in `commit` of the project at `root`, sorted; `commit` comes from [`resolve`].
 ///
 /// # Errors
@@ -148,6 +158,11 @@ pub fn baseline(
 /// `commit:./path`, which git resolves from the folder that it runs in: the project need not be the repository.
 fn spell(commit: &str, path: &str) -> String {
     format!("{commit}:./{path}")
+}
+
+/// What git prints when it is run with `arguments` in `folder`.
+pub(super) fn run_text(folder: &Path, arguments: &[&str]) -> Result<String, GitError> {
+    run(folder, arguments).map(text)
 }
 
 fn run(folder: &Path, arguments: &[&str]) -> Result<Output, GitError> {

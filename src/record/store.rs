@@ -58,6 +58,14 @@ pub enum StoreError {
         /// The version that it has.
         found: u64,
     },
+    /// A content that git does not have, or that is too large.
+    #[error(
+        "{file}: larger than {MAX_FILE_BYTES} bytes, or not in this clone (`git fetch --unshallow`)"
+    )]
+    NoContent {
+        /// The file.
+        file: String,
+    },
     /// A line that cannot be understood.
     #[error("{file}:{line}: {what}")]
     Line {

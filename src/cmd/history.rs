@@ -1,0 +1,103 @@
+//! `tokgate history`: a page of what the commits of a branch measured.
+
+use std::env;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use super::Outcome;
+use crate::cli::HistoryArgs;
+use crate::judge::{Gate, Trend, TrendBuilder};
+use crate::record::history::Walk;
+use crate::record::{Project, git, write_whole};
+use crate::render::history::{Subject, page};
+use crate::session::read_gate;
+
+/// Walks, and writes the page.
+pub fn run(args: &HistoryArgs) -> anyhow::Result<Outcome> {
+    let project = Project::find(&env::current_dir().context("the current folder")?)?;
+    let root = project.root();
+    let gate: Gate = read_gate::<anyhow::Error>(&project.gate())?;
+    let head = git::resolve(root, &args.head)?;
+    let since = args.since.as_deref();
+    let since = since.map(|since| git::resolve(root, since)).transpose()?;
+    let walk = Walk {
+        root,
+        head: &head,
+        since: since.as_deref(),
+        limit: args.limit,
+        name: &args.name,
+    };
+    let trend = gather(&walk, gate, args.filter.as_deref())?;
+    let series: usize = trend.machines.iter().map(|one| one.series.len()).sum();
+    if series == 0 {
+        bail!(
+            "none of the {} commits keeps a baseline '{}'{}: `cargo bench && tokgate record`, and commit baselines/",
+            trend.commits.len(),
+            args.name,
+            if args.filter.is_some() {
+                " with such a bench"
+            } else {
+                ""
+            }
+        );
+    }
+    let remote = git::remote(root);
+    let folder = root.file_name().and_then(|name| name.to_str());
+    let subject = Subject {
+        project: remote
+            .as_ref()
+            .map_or(folder.unwrap_or("project"), |remote| remote.name()),
+        remote: remote.as_ref(),
+    };
+    let path = args.out.join("index.html");
+    write_whole(&path, &page(&trend, &subject))?;
+    super::print(&said(&trend, &path))?;
+    Ok(Outcome::Clean)
+}
+
+fn gather(walk: &Walk, gate: Gate, filter: Option<&str>) -> anyhow::Result<Trend> {
+    let commits = walk.commits()?;
+    let mut builder = TrendBuilder::new(commits.clone(), gate);
+    let mut unread = Vec::new();
+    walk.baselines(&commits, |kept| match kept.record {
+        Ok(mut record) => {
+            if let Some(filter) = filter {
+                record.retain(|measurement| measurement.id().as_str().contains(filter));
+            }
+            builder.add_baseline(kept.commit, &record);
+        }
+        Err(error) => unread.push(error),
+    })?;
+    if let Some(first) = unread.first() {
+        eprintln!(
+            "tokgate: baselines that cannot be read, left out: {}, the first: {}",
+            unread.len(),
+            first.to_string().escape_debug()
+        );
+    }
+    Ok(builder.finish())
+}
+
+fn said(trend: &Trend, path: &Path) -> String {
+    let machines = &trend.machines;
+    let series: usize = machines.iter().map(|machine| machine.series.len()).sum();
+    let changes = machines.iter().flat_map(|machine| &machine.series);
+    let changes: usize = changes.map(|series| series.changes.len()).sum();
+    let count = |count: usize, what: &str| {
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{plural}")
+    };
+    format!(
+        "{}: {} and metrics of {} over {}, {} of level\n",
+        path.display(),
+        if series == 1 {
+            "1 bench".to_owned()
+        } else {
+            format!("{series} benches")
+        },
+        count(machines.len(), "machine"),
+        count(trend.commits.len(), "commit"),
+        count(changes, "change"),
+    )
+}
