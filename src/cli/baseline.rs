@@ -12,6 +12,7 @@ Examples:
   tokgate record matmul/q8_0                 only benches whose id contains this
   tokgate record --as before-the-rewrite     beside the usual baseline, under a name
   tokgate record --baseline main             what criterion saved with --save-baseline main
+  tokgate record --from hyperfine.json       what another harness wrote into a file
 
 Reads the trees of criterion (target/criterion), iai-callgrind (target/iai) and gungraun
 (target/gungraun) and writes baselines/<machine key>/baseline.jsonl. Benches that were not measured keep
@@ -21,9 +22,10 @@ or GUNGRAUN_SAVE_SUMMARY=json set.")]
 pub struct RecordArgs {
     /// Only benches whose id contains this text.
     pub filter: Option<String>,
-    /// Read the results in this folder: a target folder, or the tree of a harness. They must be of this machine.
-    #[arg(long, value_name = "DIR")]
-    pub from: Option<PathBuf>,
+    /// Read the results in these: a target folder, the tree of a harness, or files of hyperfine, google-benchmark or
+    /// llama-bench. They must be of this machine.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub from: Vec<PathBuf>,
     /// The target folder, where it is not the one that cargo uses.
     #[arg(long, value_name = "DIR", conflicts_with = "from")]
     pub target_dir: Option<PathBuf>,

@@ -15,7 +15,7 @@ pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
     RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
 };
-pub use trend::HistoryArgs;
+pub use trend::{ExportArgs, ExportFormat, HistoryArgs};
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
 #[derive(Debug, Parser)]
@@ -56,6 +56,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Write a page of what the commits of this branch measured.
     History(HistoryArgs),
+    /// Write measurements in a format that other tools read.
+    Export(ExportArgs),
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -1,8 +1,8 @@
-//! Arguments of `tokgate history`.
+//! Arguments of `tokgate history` and `tokgate export`.
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 /// Arguments of `tokgate history`.
 #[derive(Debug, Args)]
@@ -34,4 +34,48 @@ pub struct HistoryArgs {
     /// Only benches whose id contains this text.
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
+}
+
+/// Arguments of `tokgate export`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tokgate export -o bmf > results.json           Bencher Metric Format: `bencher run --file results.json`
+  tokgate export -o github-action-benchmark      customSmallerIsBetter
+  tokgate export main: -o csv                    the baselines in the commit 'main'
+  tokgate export results.json -o csv             a file of hyperfine, google-benchmark or llama-bench
+
+SOURCE is what `tokgate compare` takes: REV:, REV:KEY, a baseline's file or folder, a target folder or
+harness's tree or file, or the name of a baseline. Without it the last run is exported.
+A value is the compared statistic; its bounds are the quartiles of the samples.")]
+pub struct ExportArgs {
+    /// What to export; the last run if left out.
+    #[arg(value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// The format.
+    #[arg(short, long, value_enum)]
+    pub output: ExportFormat,
+    /// Only benches whose id contains this text.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// The thresholds, which say the statistic of each bench; baselines/gate.toml, or the usual ones.
+    #[arg(long, value_name = "FILE")]
+    pub gate: Option<PathBuf>,
+    /// The target folder, where it is not the one that cargo uses.
+    #[arg(long, value_name = "DIR")]
+    pub target_dir: Option<PathBuf>,
+    /// Export results of earlier runs as part of the last one.
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// A format that other tools read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Bencher Metric Format.
+    Bmf,
+    /// The list that github-action-benchmark calls customSmallerIsBetter.
+    GithubActionBenchmark,
+    /// One line a bench and metric.
+    Csv,
 }

@@ -10,6 +10,7 @@ use super::Outcome;
 use super::record::{nothing_found, say_stale};
 use crate::cli::{CompareArgs, ReportFormat};
 use crate::judge::{Comparison, Coverage, Gate, Verdict, compare};
+use crate::record::adapters::file;
 use crate::record::{MachineKey, Project, Record, git, store};
 use crate::render::{Sides, json, markdown, origin, terminal};
 use crate::session::gather::{Request, gather};
@@ -17,15 +18,7 @@ use crate::session::{Circumstances, notes, read_gate, stdout_style};
 
 /// Compares, prints, and says by the outcome whether something got worse.
 pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
-    let mut project = Project::find(&env::current_dir().context("the current folder")?)?;
-    if let Some(target) = &args.target_dir {
-        project = project.with_target(target);
-    }
-    let sources = Sources {
-        here: Circumstances::of_observer(&project)?,
-        project,
-        args,
-    };
+    let sources = Sources::of(args)?;
     let gate = sources.gate()?;
     let mut now = match &args.new {
         Some(spec) => sources.load(spec)?,
@@ -35,11 +28,8 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
         Some(spec) => sources.load(spec)?,
         None => sources.baseline(&now)?,
     };
-    if let Some(filter) = &args.filter {
-        for record in now.records.iter_mut().chain(&mut base.records) {
-            record.retain(|measurement| measurement.id().as_str().contains(filter));
-        }
-    }
+    retain(args, &mut now.records);
+    retain(args, &mut base.records);
     let comparison = compare(&now.records, &base.records, &gate, now.coverage);
     let sides = Sides {
         now: format!("{}, {}", now.label, origin(&now.records)),
@@ -51,6 +41,25 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
         ReportFormat::Json => json::comparison(&comparison, &sides, &now.records, &base.records),
     })?;
     outcome(&comparison)
+}
+
+/// What the new side of `args` is, and by what it would be judged.
+pub(super) fn new_side(args: &CompareArgs) -> anyhow::Result<(Vec<Record>, Gate)> {
+    let sources = Sources::of(args)?;
+    let mut side = match &args.new {
+        Some(spec) => sources.load(spec)?,
+        None => sources.last_run()?,
+    };
+    retain(args, &mut side.records);
+    Ok((side.records, sources.gate()?))
+}
+
+fn retain(args: &CompareArgs, records: &mut [Record]) {
+    if let Some(filter) = &args.filter {
+        for record in records {
+            record.retain(|measurement| measurement.id().as_str().contains(filter));
+        }
+    }
 }
 
 fn outcome(comparison: &Comparison) -> anyhow::Result<Outcome> {
@@ -90,7 +99,19 @@ struct Sources<'a> {
     args: &'a CompareArgs,
 }
 
-impl Sources<'_> {
+impl<'a> Sources<'a> {
+    fn of(args: &'a CompareArgs) -> anyhow::Result<Self> {
+        let mut project = Project::find(&env::current_dir().context("the current folder")?)?;
+        if let Some(target) = &args.target_dir {
+            project = project.with_target(target);
+        }
+        Ok(Self {
+            here: Circumstances::of_observer(&project)?,
+            project,
+            args,
+        })
+    }
+
     fn gate(&self) -> anyhow::Result<Gate> {
         match &self.args.gate {
             Some(path) if !path.is_file() => bail!("{}: no such file", path.display()),
@@ -153,7 +174,10 @@ impl Sources<'_> {
 
     fn load(&self, spec: &str) -> anyhow::Result<Side> {
         let path = Path::new(spec);
-        let (records, coverage) = if path.is_file() {
+        let (records, coverage) = if path.is_file() && file::read(path)?.is_some() {
+            let request = Request::of_paths(&[path.to_owned()])?;
+            (self.measured(request)?, Coverage::Partial)
+        } else if path.is_file() {
             (vec![store::read(path)?], Coverage::Whole)
         } else if path.is_dir() {
             match baselines_in(path)? {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod export;
 mod history;
 mod inspect;
 mod logits;
@@ -54,6 +55,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Record(args) => record::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::History(args) => history::run(&args),
+        Command::Export(args) => export::run(&args),
     }
 }
 

@@ -18,9 +18,10 @@ pub fn run(args: &RecordArgs) -> anyhow::Result<Outcome> {
     if let Some(target) = &args.target_dir {
         project = project.with_target(target);
     }
-    let mut request = match &args.from {
-        Some(folder) => Request::of_folder(folder)?,
-        None => Request::of_project(&project),
+    let mut request = if args.from.is_empty() {
+        Request::of_project(&project)
+    } else {
+        Request::of_paths(&args.from)?
     };
     request.filter.clone_from(&args.filter);
     request.all = args.all;
@@ -80,6 +81,7 @@ pub(super) fn nothing_found(request: &Request) -> String {
         .criterion
         .iter()
         .chain(&request.callgrind)
+        .chain(&request.files)
         .map(|tree| tree.display().to_string())
         .collect();
     let counted = request.callgrind.iter().any(|tree| tree.is_dir());

@@ -2,6 +2,7 @@
 //!
 //! Names of benches come from anywhere, so every writer makes them harmless for its medium.
 
+pub mod export;
 pub mod history;
 pub mod json;
 pub mod llama_bench;

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Note;
 use super::circumstances::Circumstances;
-use crate::record::adapters::{AdapterError, Finding, callgrind, criterion};
+use crate::record::adapters::{AdapterError, Finding, callgrind, criterion, file};
 use crate::record::{
     BenchId, Measurement, MetricKind, NameError, Project, Provenance, Record, RunId, SampleError,
     UnknownRun, Witness,
@@ -29,6 +29,8 @@ pub struct Request {
     pub which: String,
     /// Trees of iai-callgrind or gungraun; those that do not exist are empty.
     pub callgrind: Vec<PathBuf>,
+    /// Files of other harnesses.
+    pub files: Vec<PathBuf>,
     /// Only benches whose id contains this.
     pub filter: Option<String>,
     /// Only results written from then on; otherwise those of the last run.
@@ -58,6 +60,9 @@ pub enum GatherError {
     /// The folder holds no harness's results at all.
     #[error("{}: no such folder", .0.display())]
     NoFolder(PathBuf),
+    /// A file of no harness that is known.
+    #[error("{}: not a result of hyperfine (--export-json), google-benchmark (--benchmark_format=json) or llama-bench (-o json, -o jsonl)", .0.display())]
+    UnknownFile(PathBuf),
     /// A run cannot be named.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -81,6 +86,7 @@ impl Request {
             criterion: vec![project.criterion()],
             which: criterion::LAST_RUN.to_owned(),
             callgrind: project.callgrind().into(),
+            files: Vec::new(),
             filter: None,
             since: None,
             all: false,
@@ -107,10 +113,37 @@ impl Request {
             criterion: criterion_trees,
             which: criterion::LAST_RUN.to_owned(),
             callgrind: callgrind_trees,
+            files: Vec::new(),
             filter: None,
             since: None,
             all: false,
         })
+    }
+
+    /// The last run in folders, as [`of_folder`](Self::of_folder) reads them, and whole files of other harnesses.
+    ///
+    /// # Errors
+    /// [`GatherError::NoFolder`] if one of them does not exist.
+    pub fn of_paths(paths: &[PathBuf]) -> Result<Self, GatherError> {
+        let mut request = Self {
+            criterion: Vec::new(),
+            which: criterion::LAST_RUN.to_owned(),
+            callgrind: Vec::new(),
+            files: Vec::new(),
+            filter: None,
+            since: None,
+            all: false,
+        };
+        for path in paths {
+            if path.is_file() {
+                request.files.push(path.clone());
+            } else {
+                let folder = Self::of_folder(path)?;
+                request.criterion.extend(folder.criterion);
+                request.callgrind.extend(folder.callgrind);
+            }
+        }
+        Ok(request)
     }
 }
 
@@ -136,6 +169,13 @@ pub fn gather(
     for tree in existing(&request.callgrind) {
         for finding in callgrind::read(&tree)? {
             found.push(Dated::new(finding, "callgrind")?);
+        }
+    }
+    for path in &request.files {
+        let read = file::read(path)?;
+        let (format, findings) = read.ok_or_else(|| GatherError::UnknownFile(path.clone()))?;
+        for finding in findings {
+            found.push(Dated::new(finding, format.harness())?);
         }
     }
     if let Some(filter) = &request.filter {

@@ -1,10 +1,17 @@
 //! What other harnesses leave behind, read for any project: one file a format.
 //!
+//! Trees of many files: [`criterion`], [`callgrind`]. Single files, told apart by their content: [`mod@file`].
+//!
 //! A reader takes a folder that nobody vouches for and returns [`Finding`]s, or an error that names the file and the
 //! place. It knows nothing of commits and machines; [`crate::record::Provenance`] comes from whoever calls it.
 
 pub mod callgrind;
 pub mod criterion;
+pub mod file;
+
+mod google_benchmark;
+mod hyperfine;
+mod llama_bench;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -129,11 +136,27 @@ fn files_named(root: &Path, name: &str) -> Result<Vec<PathBuf>, AdapterError> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, AdapterError> {
-    let text = read_text(path, limit)?;
-    serde_json::from_str(&text).map_err(|source| AdapterError::Json {
+    parse_json(&read_text(path, limit)?, path)
+}
+
+fn parse_json<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, AdapterError> {
+    serde_json::from_str(text).map_err(|source| AdapterError::Json {
         path: path.to_owned(),
         source,
     })
+}
+
+/// A time in nanoseconds as a whole number of them; at most that of 100 days, where such numbers are exact.
+fn nanoseconds(time: f64, key: &'static str, path: &Path) -> Result<u64, AdapterError> {
+    if (0.0..=9e15).contains(&time) {
+        Ok(time.round() as u64)
+    } else {
+        Err(AdapterError::Value {
+            path: path.to_owned(),
+            key,
+            what: format!("{time:?} ns is no time"),
+        })
+    }
 }
 
 fn written(path: &Path) -> Result<SystemTime, AdapterError> {

@@ -1,6 +1,7 @@
-//! From the baselines in git to the page of their history.
+//! From other harnesses' files to records and out again, and from the baselines in git to the page of their history.
 
 mod browser;
 mod chromium;
+mod foreign;
 mod history;
 mod repository;
