@@ -20,3 +20,5 @@ pub mod render;
 pub mod session;
 pub mod throughput;
 pub mod workload;
+
+mod whole;

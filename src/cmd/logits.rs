@@ -1,15 +1,14 @@
 //! `tokgate logits`: what the model says about given tokens, for checking it from outside.
 
 use std::io::{BufWriter, Write};
-use std::path::Path;
 
 use anyhow::Context;
-use tempfile::NamedTempFile;
 
 use crate::cli::LogitsArgs;
 use crate::cmd::{Outcome, model, runtime};
 use crate::engine::forward::{Chunk, LogitRows, Work};
 use crate::engine::kv_cache::KvCache;
+use crate::whole::temporary_beside;
 
 /// Writes the logits of every position.
 ///
@@ -19,11 +18,7 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<Outcome> {
     let model = model::load(&args.model.model, args.model.dtype)?.model;
     let rt = runtime::from_args(&args.runtime)?;
     let mut cache = KvCache::new(model.config(), model::kv(args.kv), args.tokens.len())?;
-    let folder = args
-        .output
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let file = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))
+    let file = temporary_beside(&args.output)
         .with_context(|| format!("cannot write beside {}", args.output.display()))?;
     let mut out = BufWriter::new(file);
     let mut logits = Vec::new();

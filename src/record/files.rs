@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::whole::temporary_beside;
+
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -79,13 +81,7 @@ pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
 pub(crate) fn write_whole(path: &Path, text: &str) -> Result<(), FileError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(FileError::io(folder))?;
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    // A temporary file is private to its maker; these are to be read by others.
-    #[cfg(unix)]
-    builder.permissions(readable);
-    let mut file = builder.tempfile_in(folder).map_err(FileError::io(folder))?;
+    let mut file = temporary_beside(path).map_err(FileError::io(folder))?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.as_file().sync_all())
         .map_err(FileError::io(path))?;

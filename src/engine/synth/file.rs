@@ -4,9 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
 use super::Plan;
+use crate::whole::temporary_beside;
 
 /// Why a file was not written. Nothing is left behind, and a file that was there is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -78,21 +77,4 @@ impl Plan {
         kept.map_err(|kept| error(kept.error))?;
         Ok(())
     }
-}
-
-/// A file of the folder of `path`, with the rights that a new file gets; it vanishes when it is dropped.
-fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".synth-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are private by default; the mask of the process still applies.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
 }

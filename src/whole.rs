@@ -1,0 +1,23 @@
+//! Files that are written whole or not at all: into a temporary file beside the place, which then takes it in one step.
+
+use std::io;
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+/// A file in the folder of `path`, to be persisted as `path`; it vanishes when it is dropped. It gets the rights of any
+/// new file, less the process's mask, since temporary files are private to their maker otherwise.
+///
+/// # Errors
+/// Whatever the system says of the folder.
+pub(crate) fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tokgate-").suffix(".partial");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
