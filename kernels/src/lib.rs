@@ -24,6 +24,7 @@ pub mod attention;
 mod dtype;
 pub mod elementwise;
 mod level;
+pub mod limits;
 pub mod matmul;
 pub mod moe;
 mod op;

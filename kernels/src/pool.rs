@@ -10,7 +10,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
 /// Pauses before a worker parks: about 0.1 ms where a pause takes 45 ns (Intel since Skylake), 0.03 ms on Zen 4. Longer
@@ -89,14 +89,13 @@ impl Pool {
             return Err(PoolError::Threads(threads));
         }
         let cores = if pin {
-            let cores = core_affinity::get_core_ids().filter(|cores| !cores.is_empty());
-            let cores = cores.ok_or(PoolError::Pin)?;
+            let cores = cores().ok_or(PoolError::Pin)?;
             if !core_affinity::set_for_current(cores[0]) {
                 return Err(PoolError::Pin);
             }
             cores
         } else {
-            Vec::new()
+            &[]
         };
         let mut pool = Self {
             shared: Arc::new(Shared::new(threads)),
@@ -182,6 +181,14 @@ impl Drop for Pool {
             let _ = worker.join();
         }
     }
+}
+
+/// The cores that the process may use, asked for once: the thread that makes a pinned pool stays on its core, and would
+/// be told of no other when it makes the next one.
+fn cores() -> Option<&'static [core_affinity::CoreId]> {
+    static CORES: OnceLock<Vec<core_affinity::CoreId>> = OnceLock::new();
+    let cores = CORES.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default());
+    (!cores.is_empty()).then_some(cores)
 }
 
 /// The `part`-th of `parts` nearly equal consecutive ranges of `0..n`, each a multiple of `granule` but the last.

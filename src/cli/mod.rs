@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod model;
+mod probe;
 mod trend;
 
 use clap::{Parser, Subcommand};
@@ -15,6 +16,7 @@ pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
     RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
 };
+pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};
 pub use trend::{ExportArgs, ExportFormat, HistoryArgs};
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
@@ -42,6 +44,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Measure prompt processing and generation, as llama-bench does and in its formats.
     Bench(BenchArgs),
+    /// Tell what the machine is, and measure what it can do at most.
+    Probe(ProbeArgs),
     /// Write the logits of given tokens.
     Logits(LogitsArgs),
     /// Print what is in a model's files: sizes, types, metadata, tensors.

@@ -7,6 +7,7 @@ pub mod history;
 pub mod json;
 pub mod llama_bench;
 pub mod markdown;
+pub mod roofline;
 pub mod terminal;
 
 use crate::judge::{Comparison, Drift, Row, Seen, Verdict};
