@@ -52,6 +52,8 @@ pub struct Sample {
     pub ns: u64,
     /// What was computed and read in it.
     pub work: Work,
+    /// The part of it that the prompt took; generation took the rest.
+    pub prompt: Work,
 }
 
 /// A case that is set up: its cache is filled to the depth, and each repetition starts from there.
@@ -109,10 +111,11 @@ impl<'a> Bench<'a> {
         let mut work = Work::default();
         let start = Instant::now();
         self.prompt(self.case.n_prompt, &mut work)?;
+        let prompt = work.clone();
         self.generate(self.case.n_gen, &mut work)?;
         let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.cache.truncate(self.case.n_depth);
-        Ok(Sample { ns, work })
+        Ok(Sample { ns, work, prompt })
     }
 
     fn prompt(&mut self, tokens: usize, work: &mut Work) -> Result<(), ThroughputError> {

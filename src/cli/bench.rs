@@ -28,7 +28,7 @@ pub(super) fn llama_bench_spellings(
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Lists are separated by commas; every combination is measured.\n\nExample:\n  tokgate bench -m qwen3-0.6b.gguf -p 512 -n 128 -t 1,2 -r 5 -o json"
+    after_help = "Lists are separated by commas; every combination is measured.\n\nExample:\n  tokgate bench -m qwen3-0.6b.gguf -p 512 -n 128 -t 1,2 -r 5 -o json\n  tokgate bench -m qwen3-0.6b.gguf --llama-bench ~/llama.cpp/build/bin/llama-bench -r 3"
 )]
 pub struct BenchArgs {
     /// GGUF files, or folders with config.json and safetensors.
@@ -130,6 +130,23 @@ pub struct BenchArgs {
     #[arg(long)]
     pub no_warmup: bool,
 
+    /// Run this llama-bench in turn with the engine on the same file, tests and threads, and print ours/theirs.
+    #[arg(long, value_name = "PATH")]
+    pub llama_bench: Option<PathBuf>,
+
+    /// More arguments for it, separated by spaces, such as '-fa 1 -ctk bf16 -ctv bf16'.
+    #[arg(
+        long,
+        value_name = "ARGS",
+        requires = "llama_bench",
+        allow_hyphen_values = true
+    )]
+    pub llama_bench_args: Vec<String>,
+
+    /// Pairs of blocks, ours and theirs in turn; each has --repetitions.
+    #[arg(long, default_value_t = 5, value_name = "N", requires = "llama_bench", value_parser = positive)]
+    pub pairs: usize,
+
     /// Seed of the random tokens.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -137,6 +154,10 @@ pub struct BenchArgs {
     /// Pin each thread to a core.
     #[arg(long)]
     pub pin: bool,
+
+    /// Do not measure beside each test how fast this machine reads and multiplies at most.
+    #[arg(long)]
+    pub no_limit: bool,
 
     /// Force a kernel level: scalar, avx2, avx512vnni or avx512bf16 [default: $TOKGATE_LEVEL, or the CPU's fastest].
     #[arg(long, value_name = "LEVEL")]

@@ -87,14 +87,18 @@ impl Loaded {
         self.model.weights().total().bytes
     }
 
+    /// Element type of the layers' matrices.
+    pub fn matrix_type(&self) -> DType {
+        let layer = self.model.weights().layers.first();
+        layer.map_or(DType::F32, |layer| match &layer.ffn {
+            Ffn::Dense { gate, .. } | Ffn::Moe { gate, .. } => gate.dtype(),
+        })
+    }
+
     /// Family, size and type of the matrices, as llama-bench has them: `qwen3 0.6B Q8_0`.
     pub fn model_type(&self) -> String {
-        let layer = self.model.weights().layers.first();
-        let dtype = layer.map_or(DType::F32, |layer| match &layer.ffn {
-            Ffn::Dense { gate, .. } | Ffn::Moe { gate, .. } => gate.dtype(),
-        });
         let billions = self.params() as f64 / 1e9;
-        let dtype = dtype.name().to_uppercase();
+        let dtype = self.matrix_type().name().to_uppercase();
         format!(
             "{} {billions:.1}B {dtype}",
             self.model.config().architecture

@@ -24,6 +24,8 @@ pub struct Columns {
     pub ubatch: bool,
     /// `type_k` and `type_v`.
     pub kv: bool,
+    /// What the machine can do at most.
+    pub limit: bool,
 }
 
 /// Renders results one after the other.
@@ -90,6 +92,9 @@ impl Renderer {
             ("GB/s", 6, false),
             ("GMAC/s", 6, false),
         ]);
+        if self.columns.limit {
+            columns.push(("of the limit", 12, false));
+        }
         columns
     }
 
@@ -120,12 +125,22 @@ impl Renderer {
                 "t/s" => format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
                 "level" => row.level.clone(),
                 "GB/s" => format!("{:.1}", row.avg_gbs),
+                "of the limit" => limit(row),
                 _ => format!("{:.1}", row.avg_gmacs),
             };
             line += &cell(&value, width, left);
         }
         line + "\n"
     }
+}
+
+/// Percent and resource; a mark behind what cannot be.
+fn limit(row: &LlamaBench) -> String {
+    let (Some(pct), Some(resource)) = (row.limit_pct, &row.limit_resource) else {
+        return "-".to_owned();
+    };
+    let mark = if row.is_beyond_limit() { " !" } else { "" };
+    format!("{pct:.0} % {resource}{mark}")
 }
 
 fn cell(value: &str, width: usize, left: bool) -> String {
@@ -181,9 +196,11 @@ fn csv_header(row: &LlamaBench) -> String {
 
 fn csv_row(row: &LlamaBench) -> String {
     let quoted = |value: &Value| {
-        let text = value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned);
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            value => value.to_string(),
+        };
         format!("\"{}\"", text.replace('"', "\"\""))
     };
     let values: Vec<String> = object(row)
@@ -248,15 +265,27 @@ mod tests {
             avg_gbs: 0.633,
             samples_ns: vec![998_000_000, 1_002_000_000],
             samples_ts: vec![513.026, 510.978],
+            limit_resource: Some("int8".to_owned()),
+            limit_gbs: Some(30.0),
+            limit_gmacs: Some(457.0),
+            limit_pct: Some(52.7),
         }
     }
 
     fn rendered(format: Format) -> String {
-        let mut renderer = Renderer::new(format, Columns::default());
+        let mut renderer = Renderer::new(
+            format,
+            Columns {
+                limit: true,
+                ..Columns::default()
+            },
+        );
         let deep = LlamaBench {
             n_prompt: 0,
             n_gen: 128,
             n_depth: 4096,
+            limit_resource: Some("read".to_owned()),
+            limit_pct: Some(105.4),
             ..result()
         };
         renderer.row(&result()) + &renderer.row(&deep) + &renderer.end("0123abcde", 42)
@@ -292,7 +321,9 @@ mod tests {
         let mut lines = text.lines();
         let header = lines.next().unwrap();
         assert!(header.starts_with("build_commit,build_number,cpu_info,"));
-        assert!(header.ends_with("avg_gmacs,avg_gbs"));
+        assert!(
+            header.ends_with("avg_gmacs,avg_gbs,limit_resource,limit_gbs,limit_gmacs,limit_pct")
+        );
         assert!(
             lines
                 .next()
@@ -300,6 +331,24 @@ mod tests {
                 .contains(r#","A ""fast"" CPU, at 3 GHz","#)
         );
         assert_eq!(lines.count(), 1);
+    }
+
+    #[test]
+    fn what_was_not_probed_is_left_open() {
+        let unknown = LlamaBench {
+            limit_resource: None,
+            limit_gbs: None,
+            limit_gmacs: None,
+            limit_pct: None,
+            ..result()
+        };
+        assert!(!unknown.is_beyond_limit());
+        assert_eq!(limit(&unknown), "-");
+        assert!(csv_row(&unknown).ends_with(",\"\",\"\",\"\",\"\"\n"));
+        let mut older = object(&unknown);
+        older.retain(|key, _| !key.starts_with("limit"));
+        let older: LlamaBench = serde_json::from_value(Value::Object(older)).unwrap();
+        assert_eq!(older, unknown);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! `tokgate bench`: llama-bench's measurement, in llama-bench's formats.
 
+mod limit;
+mod versus;
+
 use std::io::Write;
 
 use anyhow::{Context, bail};
@@ -9,10 +12,12 @@ use tokgate_kernels::{DType, Runtime};
 use crate::cli::{BenchArgs, BenchFormat, FlashAttn};
 use crate::cmd::model::{self, Loaded};
 use crate::cmd::{Outcome, runtime};
+use crate::probe::limits::Limits;
 use crate::probe::machine::Machine;
 use crate::record::llama_bench::LlamaBench;
 use crate::render::llama_bench::{Columns, Format, Renderer};
 use crate::throughput::{Bench, Case, Sample};
+use limit::Beside;
 
 const BUILD_COMMIT: &str = env!("TOKGATE_BUILD_COMMIT");
 const BUILD_NUMBER: &str = env!("TOKGATE_BUILD_NUMBER");
@@ -30,18 +35,17 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     if args.type_v.is_some_and(|type_v| type_v != args.type_k) {
         bail!("keys and values of the KV cache have one type; leave out --cache-type-v");
     }
+    if let Some(program) = &args.llama_bench {
+        return versus::run(args, program);
+    }
     let mut results = Results::new(args);
-    let threads = if args.threads.is_empty() {
-        vec![runtime::cores()]
-    } else {
-        args.threads.clone()
-    };
     for path in &args.model {
         let model = model::load(path, args.dtype)?;
-        for &threads in &threads {
+        for &threads in &threads(args) {
             let rt = runtime::new(threads, args.pin, args.level.as_deref())?;
+            let limits = limit::of(args, &model, &rt)?;
             for case in cases(args) {
-                let result = measure(args, &model, &rt, case)
+                let result = measure(args, &model, &rt, case, limits.as_ref())
                     .with_context(|| format!("{} at {threads} threads", path.display()))?;
                 results.add(&result)?;
             }
@@ -49,6 +53,14 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     }
     results.end()?;
     Ok(Outcome::Clean)
+}
+
+fn threads(args: &BenchArgs) -> Vec<usize> {
+    if args.threads.is_empty() {
+        vec![runtime::cores()]
+    } else {
+        args.threads.clone()
+    }
 }
 
 /// The tests, in llama-bench's order: depths and batch sizes outside, then prompts, generations and pairs of both.
@@ -84,6 +96,7 @@ fn measure(
     loaded: &Loaded,
     rt: &Runtime,
     case: Case,
+    limits: Option<&Limits>,
 ) -> anyhow::Result<LlamaBench> {
     let progress = ProgressBar::new(args.repetitions as u64).with_style(
         ProgressStyle::with_template("{msg} [{bar:20}] {pos}/{len} ({eta} left)")
@@ -96,12 +109,19 @@ fn measure(
         bench.warm_up()?;
     }
     let mut samples = Vec::with_capacity(args.repetitions);
+    let mut beside = Beside::new(limits, rt);
     for _ in 0..args.repetitions {
-        samples.push(bench.repeat()?);
+        let sample = bench.repeat()?;
+        beside.after(&sample);
+        samples.push(sample);
         progress.inc(1);
     }
     progress.finish_and_clear();
     fill(&mut result, &samples);
+    beside.fill(&mut result);
+    if let Some(warning) = limit::warning(&result) {
+        eprintln!("tokgate: warning: {warning}");
+    }
     Ok(result)
 }
 
@@ -157,6 +177,10 @@ fn blank(args: &BenchArgs, loaded: &Loaded, rt: &Runtime, case: Case) -> LlamaBe
         avg_gbs: 0.0,
         samples_ns: Vec::new(),
         samples_ts: Vec::new(),
+        limit_resource: None,
+        limit_gbs: None,
+        limit_gmacs: None,
+        limit_pct: None,
     }
 }
 
@@ -215,6 +239,7 @@ impl Results {
         let columns = Columns {
             ubatch: args.ubatch != [512],
             kv: model::kv(args.type_k) != DType::Bf16,
+            limit: !args.no_limit,
         };
         let renderer = |format| Renderer::new(self::format(format), columns);
         Self {
