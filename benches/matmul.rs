@@ -1,11 +1,11 @@
-//! Matrix products: every element type and variant on the layers of real models, beside candle's `QMatMul` and gemm.
+//! Matrix products: every element type and variant on the layers of real models. The target
+//! `peers` holds them against candle and gemm.
 //!
 //! `m` is the number of rows: 1 decodes a token, 8 decodes for eight users or checks a draft, 512 reads a prompt. Up to
 //! 8 rows the weights come from memory, as they do when a model decodes: the routine goes through copies that outweigh
-//! the cache. `hot` says that they stay in the cache instead. What is compared runs next to each other in time.
+//! the cache. `hot` says that they stay in the cache instead.
 
 mod common;
-mod peers;
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(suite.run())
 }
 
-/// Adds the benches of one element type: variants and peers side by side, shape after shape.
+/// Adds the benches of one element type: variants side by side, shape after shape.
 fn add(suite: &mut Suite, op: Op, dtype: DType) {
     let case = |m, layer: Layer, hot| Case {
         dtype,
@@ -60,7 +60,6 @@ fn add(suite: &mut Suite, op: Op, dtype: DType) {
                 ours(suite, op, *tier, case);
             }
         }
-        peers::add(suite, case, compared.contains(&case));
     }
     for m in [1, 512] {
         ours(suite, op, Tier::Scalar, case(m, REDUCED, false));

@@ -14,66 +14,69 @@ use tokgate_kernels::{DType, MatRef, Weights};
 use crate::common::check;
 use crate::common::inputs;
 use crate::common::matmul::Case;
-use crate::common::suite::{Context, Routine, Suite};
+use crate::common::suite::Routine;
 
 /// Relative to Σ|x·w|: peers round activations their own way, candle's Q8_0 with one scale for 256 of them.
 const TOLERANCE: f64 = 2e-3;
 
-/// Adds the peers that know the element type: candle and gemm.
-pub fn add(suite: &mut Suite, case: Case, compared: bool) {
-    if !suite.threads().match_rayon() {
-        // Peers on another number of threads would be compared to no purpose.
-        return;
+/// Somebody else's product.
+#[derive(Clone, Copy)]
+pub struct Peer {
+    /// The project.
+    pub name: &'static str,
+    make: fn(Case, usize) -> anyhow::Result<Product>,
+}
+
+/// The peers that know weights of `dtype`.
+pub fn of(dtype: DType) -> Vec<Peer> {
+    let candle = |make| Peer {
+        name: "candle",
+        make,
+    };
+    let gemm = |make| Peer { name: "gemm", make };
+    match dtype {
+        DType::Q8_0 => vec![candle(candle_q8_0)],
+        DType::Bf16 => vec![candle(candle_bf16)],
+        DType::F32 => vec![gemm(self::gemm::<f32>)],
+        DType::F16 => vec![gemm(self::gemm::<f16>)],
     }
-    match case.dtype {
-        DType::Q8_0 => bench(suite, "candle", case, candle_q8_0),
-        // Slow enough that the whole list would take minutes.
-        DType::Bf16 if compared => bench(suite, "candle", case, candle_bf16),
-        DType::Bf16 => {}
-        DType::F32 => bench(suite, "gemm", case, gemm::<f32>),
-        DType::F16 => bench(suite, "gemm", case, gemm::<f16>),
+}
+
+impl Peer {
+    /// The product, checked, over `copies` of the weights in turn.
+    ///
+    /// # Errors
+    /// If an output is wrong.
+    pub fn prepare(self, case: Case, copies: usize) -> anyhow::Result<Routine> {
+        let Product {
+            mut product,
+            mut outputs,
+        } = (self.make)(case, copies)?;
+        let Case { dtype, m, k, n, .. } = case;
+        let store = inputs::store(dtype, copies * n * k);
+        check::matmul(
+            MatRef::new(&case.activations(), m, k)?,
+            store.matrix(0, n, k),
+            MatRef::new(&outputs(0)?, m, n)?,
+            TOLERANCE,
+        )?;
+        // What a peer prepares at its first use of a matrix is not to be timed.
+        (0..copies).for_each(&mut product);
+        let mut turn = 0;
+        Ok(Box::new(move || {
+            product(turn);
+            turn = (turn + 1) % copies;
+        }))
     }
 }
 
 /// A peer's product with the `copy`-th weights, and its outputs as f32, which is asked for once.
-struct Peer {
+struct Product {
     product: Box<dyn FnMut(usize)>,
     outputs: Box<dyn FnMut(usize) -> anyhow::Result<Vec<f32>>>,
 }
 
-fn bench(suite: &mut Suite, name: &str, case: Case, make: fn(Case, usize) -> anyhow::Result<Peer>) {
-    let dtype = format!("matmul/{}", case.dtype);
-    suite.add(
-        &dtype,
-        name,
-        &case.shape(),
-        case.work(),
-        move |context: &Context| {
-            let copies = case.copies(context);
-            let Peer {
-                mut product,
-                mut outputs,
-            } = make(case, copies)?;
-            let Case { dtype, m, k, n, .. } = case;
-            let store = inputs::store(dtype, copies * n * k);
-            check::matmul(
-                MatRef::new(&case.activations(), m, k)?,
-                store.matrix(0, n, k),
-                MatRef::new(&outputs(0)?, m, n)?,
-                TOLERANCE,
-            )?;
-            // What a peer prepares at its first use of a matrix is not to be timed.
-            (0..copies).for_each(&mut product);
-            let mut turn = 0;
-            Ok(Box::new(move || {
-                product(turn);
-                turn = (turn + 1) % copies;
-            }) as Routine)
-        },
-    );
-}
-
-fn candle_q8_0(case: Case, copies: usize) -> anyhow::Result<Peer> {
+fn candle_q8_0(case: Case, copies: usize) -> anyhow::Result<Product> {
     let Case { dtype, m, k, n, .. } = case;
     let x = Tensor::from_vec(case.activations(), (m, k), &Device::Cpu)?;
     let store = inputs::store(dtype, copies * n * k);
@@ -86,7 +89,7 @@ fn candle_q8_0(case: Case, copies: usize) -> anyhow::Result<Peer> {
     Ok(candle(move |copy| weights[copy].forward(&x)))
 }
 
-fn candle_bf16(case: Case, copies: usize) -> anyhow::Result<Peer> {
+fn candle_bf16(case: Case, copies: usize) -> anyhow::Result<Product> {
     let Case { dtype, m, k, n, .. } = case;
     let x = Tensor::from_vec(case.activations(), (m, k), &Device::Cpu)?;
     let x = x.to_dtype(candle_core::DType::BF16)?;
@@ -101,10 +104,10 @@ fn candle_bf16(case: Case, copies: usize) -> anyhow::Result<Peer> {
     Ok(candle(move |copy| x.matmul(&weights[copy])))
 }
 
-fn candle(product: impl Fn(usize) -> candle_core::Result<Tensor> + 'static) -> Peer {
+fn candle(product: impl Fn(usize) -> candle_core::Result<Tensor> + 'static) -> Product {
     let product = Rc::new(product);
     let timed = Rc::clone(&product);
-    Peer {
+    Product {
         product: Box::new(move |copy| {
             // Every copy was multiplied once before, without an error.
             black_box(timed(copy).expect("same shapes"));
@@ -183,7 +186,7 @@ fn dense<T: Copy>(w: MatRef<T>) -> Vec<T> {
     (0..w.rows()).flat_map(|row| w.row(row)).copied().collect()
 }
 
-fn gemm<T: Float>(case: Case, copies: usize) -> anyhow::Result<Peer> {
+fn gemm<T: Float>(case: Case, copies: usize) -> anyhow::Result<Product> {
     let Case { dtype, m, k, n, .. } = case;
     let store = inputs::store(dtype, copies * n * k);
     let weights = (0..copies).map(|copy| T::elements(store.matrix(copy, n, k)));
@@ -221,7 +224,7 @@ fn gemm<T: Float>(case: Case, copies: usize) -> anyhow::Result<Peer> {
     });
     let timed = Rc::clone(&product);
     let mut y = vec![T::ZERO; m * n];
-    Ok(Peer {
+    Ok(Product {
         product: Box::new(move |copy| timed(copy, black_box(&mut y))),
         outputs: Box::new(move |copy| {
             let mut y = vec![T::ZERO; m * n];
