@@ -9,6 +9,8 @@
 //!
 //! `.github/ARCHITECTURE.md` says who may import whom.
 
+#[cfg(feature = "candle")]
+pub mod candle;
 pub mod cli;
 pub mod cmd;
 pub mod engine;
