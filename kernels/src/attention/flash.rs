@@ -13,7 +13,7 @@ use super::task::{STAGE_PAD, Task};
 use super::tile::{LOWEST, Rows, Simd, pow2};
 use super::{AttentionSpec, Cache, KvRef, Segment};
 use crate::runtime::Runtime;
-use crate::scratch::Scratch;
+use crate::scratch::{Plain, Scratch};
 use crate::view::{MatMut, MatRef, SharedMat};
 
 /// Rows of a task with many rows: enough to make staging a block cheap, few enough that a prompt makes many tasks.
@@ -30,7 +30,9 @@ const PARTS: Range<usize> = 256..2048;
 const ENOUGH_PARTS: usize = 16;
 
 /// Elements of a cache.
-pub(super) trait Element: Copy + Sync {
+pub(super) trait Element: Plain + Sync {
+    /// What heads are padded with.
+    const ZERO: Self;
     /// Whether queries and probabilities are rounded to bf16.
     const ROUND: bool;
 
@@ -57,6 +59,7 @@ pub(super) trait Element: Copy + Sync {
 }
 
 impl Element for f32 {
+    const ZERO: Self = 0.0;
     const ROUND: bool = false;
 
     fn cache<'a>(kv: &KvRef<'a>) -> Option<Cache<'a, Self>> {
@@ -87,6 +90,7 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const ZERO: Self = Self::ZERO;
     const ROUND: bool = true;
 
     fn cache<'a>(kv: &KvRef<'a>) -> Option<Cache<'a, Self>> {
@@ -123,11 +127,6 @@ impl Element for bf16 {
         };
         [k, Rows::new(second.as_ptr(), stride)]
     }
-}
-
-/// Whether the SIMD variants have the head size: whole vectors of 16 elements.
-pub(super) fn fits(head_dim: usize) -> bool {
-    head_dim > 0 && head_dim.is_multiple_of(16)
 }
 
 /// Attends those segments whose cache is made of `T`.

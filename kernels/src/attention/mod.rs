@@ -3,8 +3,8 @@
 //! SHAPES. A [`Segment`] is one sequence: queries `q [tokens, n_head · head_dim]`, token `i` standing at position
 //! `start + i`, and the cache of that sequence and layer, `k` and `v` each `[n_kv_head, capacity, head_dim]`, in which
 //! the positions below `start + tokens` are filled. Query head `h` reads KV head `h / (n_head / n_kv_head)`. A call
-//! takes any number of segments, so that a server decodes all its sequences in one fork and join. Head sizes that are no
-//! multiple of 16 run the scalar variant at every level.
+//! takes any number of segments, so that a server decodes all its sequences in one fork and join. Heads may have any size;
+//! variants pad those that are no multiple of 16, a block of keys at a time, which costs a copy of what is read.
 //!
 //! DEFINITION. For token `i` and head `h`, over the keys `j` with `start + i − window < j ≤ start + i`:
 //!
@@ -244,10 +244,12 @@ pub fn attention(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
             q.rows()
         );
     }
-    #[cfg(target_arch = "x86_64")]
-    if flash::fits(spec.head_dim) {
-        return vectorised(rt, spec, segments);
+    if spec.head_dim == 0 {
+        return;
     }
+    #[cfg(target_arch = "x86_64")]
+    vectorised(rt, spec, segments);
+    #[cfg(not(target_arch = "x86_64"))]
     scalar::attention(rt, spec, segments);
 }
 

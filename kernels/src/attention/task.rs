@@ -1,5 +1,9 @@
 //! A task: the rows of one KV head's queries for some tokens, over some of the keys. Blocks of keys are the outer loop
 //! and tiles of rows the inner one, so that a block is staged, and read from memory, once for all rows.
+//!
+//! Below this module a head is whole registers of any variant. Where it is not in the cache, queries and each block of
+//! keys and values are copied to rows that end in zeros: those add nothing to a score, and what they make of the output
+//! is dropped.
 
 use std::ops::Range;
 
@@ -20,6 +24,9 @@ const FEW_BLOCK: usize = 16;
 
 /// Added to the stride of staged rows, lest rows a power of two apart share few cache sets.
 pub(super) const STAGE_PAD: usize = 16;
+
+/// Elements of which heads are made up to a multiple: a register of the widest variant.
+const UNIT: usize = 16;
 
 /// Lanes of the largest tile: eight rows across sixteen lanes.
 const LARGEST_LANES: usize = 128;
@@ -42,7 +49,8 @@ pub(super) struct Task<'a, S, T> {
 impl<S: Simd, T: Element> Task<'_, S, T> {
     /// Hands each row's weighted values, its maximum and its sum to `finish`; rows are tokens times heads of the group.
     pub(super) fn run(&self, scratch: &Scratch, mut finish: impl FnMut(usize, &[f32], f32, f32)) {
-        let (group, dim) = (self.spec.group(), self.spec.head_dim);
+        let (group, len) = (self.spec.group(), self.spec.head_dim);
+        let dim = len.next_multiple_of(UNIT);
         let rows = self.q.rows() * group;
         let words = dim / if S::PAIRS { 2 } else { 1 };
         let block_keys = match S::PAIRS {
@@ -71,10 +79,29 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
         let mut rest = &mut memory[..];
         let [q, out, max, sum, low, high, scores, stage] =
             lens.map(|len| rest.split_off_mut(..len).expect("taken for all of them"));
+        let cached = |row: usize| {
+            let column = (self.kv_head * group + row % group) * len;
+            &self.q.row(row / group)[column..][..len]
+        };
+        let (queries, block) = if dim > len {
+            (rows * dim, 2 * block_keys * dim)
+        } else {
+            (0, 0)
+        };
+        let mut queries = scratch.take::<f32>(queries);
+        for (row, query) in queries.chunks_exact_mut(dim).enumerate() {
+            query[..len].copy_from_slice(cached(row));
+            query[len..].fill(0.0);
+        }
+        let mut wide = scratch.take::<T>(block);
+        wide.fill(T::ZERO);
         for shape in shapes() {
             let query = |row: usize| {
-                let column = (self.kv_head * group + row % group) * dim;
-                &self.q.row(row / group)[column..][..dim]
+                if dim > len {
+                    &queries[row * dim..][..dim]
+                } else {
+                    cached(row)
+                }
             };
             shape.pack::<S, T>(&mut q[shape.at * words..][..shape.rows * words], query);
         }
@@ -85,7 +112,7 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
         let mut from = self.keys.start;
         while from < self.keys.end {
             let to = self.keys.end.min(from + block_keys);
-            let keys = Keys::new(self, from..to, stage);
+            let keys = Keys::new(self, from..to, &mut wide, stage);
             for shape in shapes() {
                 let Some(seen) = self.seen(&shape, from..to) else {
                     continue;
@@ -115,7 +142,7 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
                 let sum = sum[lanes].iter().step_by(S::LANES / shape.g).sum();
                 finish(
                     shape.first + row,
-                    &out[(shape.at + row) * dim..][..dim],
+                    &out[(shape.at + row) * dim..][..len],
                     max,
                     sum,
                 );
@@ -169,23 +196,41 @@ struct Keys<T> {
 }
 
 impl<T: Element> Keys<T> {
-    fn new<S: Simd>(task: &Task<S, T>, block: Range<usize>, stage: &mut [f32]) -> Self {
-        let dim = task.spec.head_dim;
+    /// `wide` has room for both, a head being whole registers, where it is not so in the cache.
+    fn new<S: Simd>(
+        task: &Task<S, T>,
+        block: Range<usize>,
+        wide: &mut [T],
+        stage: &mut [f32],
+    ) -> Self {
+        let len = task.spec.head_dim;
+        let dim = len.next_multiple_of(UNIT);
         let all = [
             task.cache.keys(task.kv_head),
             task.cache.values(task.kv_head),
         ];
-        let [k, v] = all.map(|rows| &rows[block.start * dim..block.end * dim]);
+        let rows = all.map(|rows| &rows[block.start * len..block.end * len]);
         let ahead = |rows: &[T]| Ahead {
             rows: rows.as_ptr().cast(),
-            stride: dim * size_of::<T>(),
+            stride: len * size_of::<T>(),
+        };
+        let [k, v] = if dim == len {
+            rows
+        } else {
+            let (k, v) = wide.split_at_mut(wide.len() / 2);
+            for (to, from) in [(&mut *k, rows[0]), (&mut *v, rows[1])] {
+                for (to, from) in to.chunks_exact_mut(dim).zip(from.chunks_exact(len)) {
+                    to[..len].copy_from_slice(from);
+                }
+            }
+            [&*k, &*v].map(|rows| &rows[..block.len() * dim])
         };
         Self {
             from: block.start,
             cached: [k, v].map(|rows| Rows::new(rows.as_ptr(), dim)),
             staged: (!task.across).then(|| T::stage(task.simd, k, v, dim, stage)),
-            this_values: ahead(v),
-            next: all.map(|rows| ahead(&rows[block.end * dim..])),
+            this_values: ahead(rows[1]),
+            next: all.map(|rows| ahead(&rows[block.end * len..])),
         }
     }
 

@@ -322,7 +322,7 @@ fn shapes(bench: &Bench) {
 /// Head sizes and groups, at tokens that make each size of tile.
 fn heads(bench: &Bench) {
     let mut rng = Rng::new(4);
-    for head_dim in [8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 256] {
+    for head_dim in [1, 8, 16, 17, 24, 32, 48, 64, 80, 96, 100, 112, 128, 256] {
         for group in [1, 2, 3, 4, 5, 7, 8] {
             for (tokens, start, window) in [(1, 70, 0), (3, 530, 0), (11, 7, 9), (1, 1100, 600)] {
                 let spec = spec(group, 1, head_dim, window);
