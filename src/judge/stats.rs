@@ -16,7 +16,7 @@ const MIN_BATCH: usize = 5;
 pub struct Summary {
     /// How many samples there are.
     pub samples: usize,
-    /// The figure that is compared: [`Statistic::of`] the samples.
+    /// The figure that is compared: the statistic [`of`] the samples.
     pub value: f64,
     /// The median.
     pub median: f64,

@@ -19,7 +19,8 @@ const STYLE: &str = "\
 :root{--page:#fcfcfb;--ink:#20262e;--faint:#d9dde2;--soft:#5b6570;--a:#0b63b5;--b:#b4460f;--c:#6d3fb0;--m:#1d7a46}\
 @media(prefers-color-scheme:dark){:root{--page:#14181d;--ink:#e6e9ed;--faint:#323a43;--soft:#9aa5b1;\
 --a:#6cb2f7;--b:#f39b66;--c:#bd9df2;--m:#67c992}}\
-svg{background:var(--page)}text{font:13px system-ui,sans-serif;fill:var(--ink)}\
+svg{background:var(--page)}text{font:13px system-ui,sans-serif;fill:var(--ink);\
+paint-order:stroke;stroke:var(--page);stroke-width:4px;stroke-linejoin:round}\
 .t{font-size:17px;font-weight:600}.s{fill:var(--soft);font-size:12px}\
 .g{stroke:var(--faint);stroke-width:1}.d{stroke:var(--m);stroke-width:1.2;stroke-dasharray:3 4}.dt{fill:var(--m);font-size:12px}\
 .l{fill:none;stroke-width:2.2}.r0{stroke:var(--b)}.r1{stroke:var(--c)}.r2{stroke:var(--a)}\
@@ -88,7 +89,10 @@ impl Roofline {
         }
         let best = self.roofs.iter().map(|roof| roof.gmacs).fold(0.0, f64::max);
         for (at, slope) in self.slopes.iter().enumerate() {
-            plot.slope(&mut out, slope, best, at + 1 == self.slopes.len());
+            // Caches may be equally fast: the names of lines that lie on each other follow each other.
+            let memory = at + 1 == self.slopes.len();
+            let place = if memory { 0.0 } else { at as f64 * 80.0 };
+            plot.slope(&mut out, slope, best, (place, memory));
         }
         let fastest = self
             .slopes
@@ -115,7 +119,7 @@ impl Plot {
         let slopes = roofline.slopes.iter().map(|slope| slope.gbs * INTENSITY.0);
         let lowest = slopes
             .filter(|rate| *rate > 0.0)
-            .fold(highest / 100.0, f64::min);
+            .fold(highest / 10.0, f64::min);
         let decades = (
             lowest.log10().floor() as i32,
             (1.3 * highest).log10().ceil() as i32,
@@ -187,7 +191,8 @@ impl Plot {
         text(out, "dt", x, y, anchor, &mark.label);
     }
 
-    fn slope(&self, out: &mut String, slope: &Slope, best: f64, memory: bool) {
+    /// The name stands `place` pixels along the line.
+    fn slope(&self, out: &mut String, slope: &Slope, best: f64, (place, memory): (f64, bool)) {
         if slope.gbs <= 0.0 || best <= 0.0 {
             return;
         }
@@ -195,15 +200,19 @@ impl Plot {
         let ridge = (best / slope.gbs).clamp(INTENSITY.0, INTENSITY.1);
         let end = (self.x(ridge), self.y(slope.gbs * ridge));
         line(out, if memory { "l w" } else { "l v" }, start, end);
-        let angle = (end.1 - start.1).atan2(end.0 - start.0).to_degrees();
-        let at = (start.0 + 10.0, start.1 - 10.0);
+        let angle = (end.1 - start.1).atan2(end.0 - start.0);
+        let at = (
+            start.0 + 10.0 + place * angle.cos(),
+            start.1 - 10.0 + place * angle.sin(),
+        );
         let _ = writeln!(
             out,
             "<text class=\"s\" transform=\"translate({:.1} {:.1}) rotate({angle:.1})\">{} {} GB/s</text>",
             at.0,
             at.1,
             escaped(&slope.label),
-            number(slope.gbs)
+            number(slope.gbs),
+            angle = angle.to_degrees(),
         );
     }
 
