@@ -11,6 +11,7 @@ Examples:
   tokgate history --out history            writes history/index.html; open it from disk, or publish it
   tokgate history --out history --limit 500
   tokgate history --out history --since v0.1.0
+  tokgate history --out history --trial gate-records/
 
 Reads the baselines in git, commit by commit along the first parents of HEAD, and writes one HTML file that
 loads nothing. A figure stands at the commit that was measured, if that is one of them, and else at the
@@ -31,6 +32,9 @@ pub struct HistoryArgs {
     /// The name of the baselines, as `tokgate record --as` gave it.
     #[arg(long = "as", value_name = "NAME", default_value = "baseline")]
     pub name: String,
+    /// Also records of `tokgate gate`, of commits of this branch: files, or folders of them.
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub trial: Vec<PathBuf>,
     /// Only benches whose id contains this text.
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,

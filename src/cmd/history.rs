@@ -1,7 +1,9 @@
 //! `tokgate history`: a page of what the commits of a branch measured.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use std::fs;
 
 use anyhow::{Context, bail};
 
@@ -9,6 +11,7 @@ use super::Outcome;
 use crate::cli::HistoryArgs;
 use crate::judge::{Gate, Trend, TrendBuilder};
 use crate::record::history::Walk;
+use crate::record::trial::{Trial, TrialError};
 use crate::record::{Project, git, write_whole};
 use crate::render::history::{Subject, page};
 use crate::session::read_gate;
@@ -28,7 +31,7 @@ pub fn run(args: &HistoryArgs) -> anyhow::Result<Outcome> {
         limit: args.limit,
         name: &args.name,
     };
-    let trend = gather(&walk, gate, args.filter.as_deref())?;
+    let trend = gather(&walk, gate, args)?;
     let series: usize = trend.machines.iter().map(|one| one.series.len()).sum();
     if series == 0 {
         bail!(
@@ -56,7 +59,8 @@ pub fn run(args: &HistoryArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Clean)
 }
 
-fn gather(walk: &Walk, gate: Gate, filter: Option<&str>) -> anyhow::Result<Trend> {
+fn gather(walk: &Walk, gate: Gate, args: &HistoryArgs) -> anyhow::Result<Trend> {
+    let filter = args.filter.as_deref();
     let commits = walk.commits()?;
     let mut builder = TrendBuilder::new(commits.clone(), gate);
     let mut unread = Vec::new();
@@ -76,7 +80,41 @@ fn gather(walk: &Walk, gate: Gate, filter: Option<&str>) -> anyhow::Result<Trend
             first.to_string().escape_debug()
         );
     }
+    for mut trial in trials(&args.trial)? {
+        if let Some(filter) = filter {
+            trial.benches.retain(|one| one.id.as_str().contains(filter));
+        }
+        builder.add_trial(&trial);
+    }
     Ok(builder.finish())
+}
+
+/// The records of the gate in files and folders; what else is in a folder is left alone.
+fn trials(paths: &[PathBuf]) -> anyhow::Result<Vec<Trial>> {
+    let mut found = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            found.push(Trial::read(path)?);
+            continue;
+        }
+        let entries = fs::read_dir(path).with_context(|| path.display().to_string())?;
+        let mut files = Vec::new();
+        for entry in entries {
+            files.push(entry.with_context(|| path.display().to_string())?.path());
+        }
+        files.sort();
+        let is_json = |path: &&PathBuf| path.extension().is_some_and(|name| name == "json");
+        for file in files.iter().filter(is_json) {
+            match Trial::read(file) {
+                Ok(trial) => found.push(trial),
+                Err(TrialError::Kind { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    // Of two records of one commit the earlier one has its figure.
+    found.sort_by_key(|trial| trial.started_at);
+    Ok(found)
 }
 
 fn said(trend: &Trend, path: &Path) -> String {

@@ -6,9 +6,9 @@ use super::changes::{ChangePoint, Options, change_points};
 use super::gate::{Gate, Limits};
 use super::stats::{self, Statistic, quantile};
 use crate::record::history::Commit;
+use crate::record::trial::{Arm, Trial, TrialBench};
 use crate::record::{
-    BenchId, Direction, MachineKey, Measurement, Metric, MetricKind, Provenance, Record, RunId,
-    Throughput,
+    BenchId, Direction, MachineKey, Measurement, Metric, MetricKind, Record, RunId, Throughput,
 };
 
 /// Gathers what commits measured, the oldest first.
@@ -143,12 +143,50 @@ impl TrendBuilder {
             let measured = provenance.commit.as_ref().filter(|_| !provenance.dirty);
             let place = measured.and_then(|id| self.places.get(id).copied());
             let statistic = self.limits(measurement.id(), measurement.metric()).0;
-            self.machines.entry(record.key().clone()).or_default().add(
-                measurement,
-                provenance,
-                statistic,
-                commit.map(|at| place.unwrap_or(at)),
-            );
+            let column = commit.map(|at| Column {
+                commit: place.unwrap_or(at),
+                cpu: provenance.cpu.clone(),
+                rustc: provenance.rustc.clone(),
+                dirty: provenance.dirty,
+            });
+            let machine = self.machines.entry(record.key().clone()).or_default();
+            machine.add(measurement, statistic, column);
+        }
+    }
+
+    /// Takes what a run of the gate measured of those of its two commits that are among the commits, unless a baseline
+    /// has their figure already. The figures of a bench are those of its processes, each by the bench's statistic.
+    pub fn add_trial(&mut self, trial: &Trial) {
+        for (arm, revision) in [(Arm::Base, &trial.base), (Arm::Head, &trial.head)] {
+            let place = self.places.get(&revision.commit).copied();
+            let Some(commit) = place.filter(|_| !revision.dirty) else {
+                continue;
+            };
+            let column = Column {
+                commit,
+                cpu: trial.machine.cpu.clone(),
+                rustc: trial.build.rustc.clone(),
+                dirty: false,
+            };
+            for bench in trial.benches.iter().filter(|one| one.failure.is_none()) {
+                let statistic = self.limits(&bench.id, Metric::Time).0;
+                let time = times(bench, arm, statistic);
+                let counts = match arm {
+                    Arm::Base => &bench.instructions.base,
+                    Arm::Head => &bench.instructions.head,
+                };
+                let counts: Vec<f64> = counts.iter().map(|count| *count as f64).collect();
+                for (key, metric, figures) in [
+                    (&trial.machine.key, Metric::Time, time),
+                    (&trial.machine.counts_key, Metric::Instructions, counts),
+                ] {
+                    if !figures.is_empty() {
+                        let point = Point::of_figures(figures, metric, Statistic::Median);
+                        let machine = self.machines.entry(key.clone()).or_default();
+                        machine.add_if_new(&bench.id, metric, point, column.clone());
+                    }
+                }
+            }
         }
     }
 
@@ -204,30 +242,39 @@ impl TrendBuilder {
 }
 
 impl MachineBuilder {
-    fn add(
-        &mut self,
-        measurement: &Measurement,
-        provenance: &Provenance,
-        statistic: Statistic,
-        commit: Option<usize>,
-    ) {
+    /// Adds a measurement that a baseline has, to the column if it is new in it; `None` for what was there before all.
+    fn add(&mut self, measurement: &Measurement, statistic: Statistic, column: Option<Column>) {
         let key = (measurement.id().clone(), measurement.metric());
         let row = self.rows.entry(key).or_default();
         let run = Some(measurement.run().clone());
         let carried_on = row.last_run == run;
         row.last_run = run;
         row.throughput = measurement.throughput();
-        let Some(commit) = commit.filter(|_| !carried_on) else {
+        let Some(column) = column.filter(|_| !carried_on) else {
             return;
         };
-        row.points.insert(commit, Point::of(measurement, statistic));
-        self.columns.entry(commit).or_insert_with(|| Column {
-            commit,
-            cpu: provenance.cpu.clone(),
-            rustc: provenance.rustc.clone(),
-            dirty: provenance.dirty,
-        });
+        let point = Point::of(measurement, statistic);
+        row.points.insert(column.commit, point);
+        self.columns.entry(column.commit).or_insert(column);
     }
+
+    fn add_if_new(&mut self, id: &BenchId, metric: Metric, point: Point, column: Column) {
+        let row = self.rows.entry((id.clone(), metric)).or_default();
+        row.points.entry(column.commit).or_insert(point);
+        self.columns.entry(column.commit).or_insert(column);
+    }
+}
+
+/// What each process of an arm measured, by the statistic of its samples.
+fn times(bench: &TrialBench, arm: Arm, statistic: Statistic) -> Vec<f64> {
+    let runs = bench.blocks.iter().flat_map(|block| &block.runs);
+    runs.filter(|run| run.arm == arm)
+        .map(|run| {
+            let mut figures: Vec<f64> = run.samples.per_iteration_ns().collect();
+            figures.sort_by(f64::total_cmp);
+            stats::of(statistic, &figures)
+        })
+        .collect()
 }
 
 impl Series {
@@ -240,10 +287,13 @@ impl Series {
 impl Point {
     /// What `measurement` says by `statistic`.
     pub fn of(measurement: &Measurement, statistic: Statistic) -> Self {
-        let mut figures = measurement.figures();
+        Self::of_figures(measurement.figures(), measurement.metric(), statistic)
+    }
+
+    fn of_figures(mut figures: Vec<f64>, metric: Metric, statistic: Statistic) -> Self {
         figures.sort_by(f64::total_cmp);
         let (low, high) = (quantile(&figures, 0.25), quantile(&figures, 0.75));
-        if measurement.metric().direction() == Direction::HigherIsBetter {
+        if metric.direction() == Direction::HigherIsBetter {
             figures.reverse();
         }
         Self {

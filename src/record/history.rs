@@ -178,7 +178,8 @@ impl Walk<'_> {
             "--raw",
             "--no-abbrev",
             "--no-renames",
-            "--diff-merges=first-parent",
+            // Merges too, against their first parent.
+            "-m",
             "--relative",
             "--",
             "baselines",
@@ -208,7 +209,9 @@ impl Walk<'_> {
     fn log(&self, arguments: &[&str]) -> Result<String, GitError> {
         let count = format!("--max-count={}", self.limit);
         let (head, not) = (self.head, self.since.map(|since| format!("^{since}")));
-        let mut all = vec!["log", "-z", "--first-parent", head];
+        // What a user's configuration adds to the log is not for a program to read.
+        let mut all = vec!["-c", "log.showSignature=false", "-c", "log.follow=false"];
+        all.extend(["log", "-z", "--encoding=UTF-8", "--first-parent", head]);
         all.extend(not.as_deref());
         // With a path git counts only the commits that touch it, which are never more than all.
         all.push(&count);

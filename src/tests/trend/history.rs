@@ -96,6 +96,54 @@ fn a_part_of_the_history_does_not_claim_what_was_before_it() {
 }
 
 #[test]
+fn records_of_the_gate_fill_what_baselines_do_not_tell() {
+    let repository = Repository::measured();
+    let commit = |at: usize| {
+        let revision = format!("HEAD~{}", COMMITS - 1 - at);
+        repository.git(&["rev-parse", &revision]).trim().to_owned()
+    };
+    let run = |arm: &str, ns: u64| {
+        format!(r#"{{"arm":"{arm}","link":0,"iters":1,"total_ns":[{ns},{ns}]}}"#)
+    };
+    let block = format!(
+        "[{},{},{}]",
+        run("base", 7_000),
+        run("head", 8_000),
+        run("head", 9_000)
+    );
+    let trial = format!(
+        r#"{{"schema":1,"kind":"trial","seed":7,"budget_s":60.0,"started_at":"2026-10-01T12:00:00Z","finished_at":"2026-10-01T12:01:00Z",
+        "machine":{{"key":"{CLOCK}","counts_key":"{COUNTS}","cpu":"Test CPU","cpus":2}},
+        "build":{{"rustc":"rustc 1.95.0","target":"x","rustflags":"","profile":"bench"}},
+        "base":{{"asked":"main","commit":"{}","dirty":false}},"head":{{"asked":"HEAD","commit":"{}","dirty":false}},
+        "targets":[{{"package":"p","name":"t","harness":"criterion","code":"differs","links":[{{"arm":"base","text":"a"}},{{"arm":"head","text":"b"}}]}}],
+        "benches":[{{"id":"sometimes","target":0,"in_base":true,"in_head":true,"blocks":[{{"round":0,"at_ms":5,"runs":{block}}}],"instructions":{{"head":[42]}}}}]}}"#,
+        commit(9),
+        commit(10)
+    );
+    let folder = repository.root().join("records");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("one.json"), trial).unwrap();
+    fs::write(folder.join("other.json"), "{\"schema\":1}").unwrap();
+    fs::write(folder.join("notes.txt"), "").unwrap();
+    repository.ends(0, &["history", "--out", "out", "--trial", "records"]);
+    let data = data(&repository.root().join("out/index.html"));
+    let sometimes = series(machine(&data, CLOCK), "sometimes");
+    let scale = sometimes["scale"].as_f64().unwrap();
+    // Commit 9 has a figure of its baseline; commit 10 had none.
+    assert!((sometimes["v"][9].as_f64().unwrap() * scale / 7_000.0 - 1.0).abs() < 0.02);
+    assert_eq!(
+        (sometimes["v"][10].as_f64().unwrap() * scale).round(),
+        8_500.0
+    );
+    assert_eq!(series(machine(&data, COUNTS), "sometimes")["v"][10], 42);
+    repository.ends(
+        2,
+        &["history", "--out", "out", "--trial", "records/other.json"],
+    );
+}
+
+#[test]
 fn a_figure_stands_at_the_commit_that_was_measured() {
     let repository = Repository::empty();
     let mut stream = String::new();
