@@ -2,6 +2,7 @@
 
 mod baseline;
 mod bench;
+mod gate;
 mod model;
 mod probe;
 mod trend;
@@ -12,6 +13,7 @@ use bench::llama_bench_spellings;
 
 pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
 pub use bench::{BenchArgs, BenchFormat, FlashAttn};
+pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
     RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
@@ -62,6 +64,10 @@ pub enum Command {
     History(HistoryArgs),
     /// Write measurements in a format that other tools read.
     Export(ExportArgs),
+    /// Measure two commits in one session and say what became slower.
+    Gate(GateArgs),
+    /// Gate a commit against itself, and keep what that shows of this machine.
+    Calibrate(CalibrateArgs),
 }
 
 fn positive(text: &str) -> Result<usize, String> {

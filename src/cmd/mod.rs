@@ -1,9 +1,11 @@
 //! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
 
 mod bench;
+mod calibrate;
 mod compare;
 mod export;
 mod history;
+mod gate;
 mod inspect;
 mod logits;
 mod model;
@@ -58,6 +60,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Compare(args) => compare::run(&args),
         Command::History(args) => history::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Gate(args) => gate::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
     }
 }
 

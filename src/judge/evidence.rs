@@ -1,6 +1,6 @@
 //! What the blocks of one bench say of its effect: a robust mean of log-ratios, and how sure it is.
 //!
-//! The unit is one block's log-ratio, never a sample inside a process. The order of the arms in a block is a coin flip,
+//! The unit is a block's log-ratio, never a sample inside a process. The order of the arms in a block is a coin flip,
 //! so that without an effect the log-ratios are symmetric around 0, whatever neighbours do. They have long tails,
 //! because a neighbour may come or go in the middle of a block; hence the trimmed mean with the winsorised standard
 //! error and its t quantile (Tukey and McLaughlin 1963; Wilcox, *Introduction to Robust Estimation*, 4.3).
@@ -107,20 +107,52 @@ impl Estimate {
     }
 }
 
-/// The effect that blocks show, one log-ratio a block; blocks that lack an arm are left out.
-pub fn ratios(blocks: &[Block], part: Part, harness: Harness) -> Vec<f64> {
-    let ratio = |block: &Block| match harness {
-        Harness::Lockstep => token_by_token(block, part),
+/// How many successive blocks are put together for the lower envelope, where that tells more than single ones.
+const POOLS: [usize; 3] = [1, 2, 4];
+
+/// The level at which the ways to put blocks together are weighed.
+const WEIGHED_AT: f64 = 1e-3;
+
+/// What the blocks of a bench say of a part of its distribution.
+///
+/// Where neighbours disturb so many processes that whole blocks of an arm are disturbed, several blocks have an
+/// undisturbed process of each arm: fewer ratios, but quieter ones. The way is chosen by how far its interval reaches,
+/// never by where it lies.
+pub fn estimate(blocks: &[Block], part: Part, harness: Harness) -> Option<Estimate> {
+    let is_envelope = matches!(part, Part::Main(Statistic::Best | Statistic::Low));
+    let pools = if is_envelope && harness == Harness::Criterion {
+        &POOLS[..]
+    } else {
+        &POOLS[..1]
+    };
+    pools
+        .iter()
+        .filter_map(|pool| {
+            let ratios: Vec<f64> = blocks
+                .chunks(*pool)
+                .filter(|blocks| blocks.len() == *pool)
+                .filter_map(|blocks| ratio(blocks, part, harness))
+                .filter(|ratio| ratio.is_finite())
+                .collect();
+            Estimate::of(&ratios)
+        })
+        .min_by(|a, b| a.reach(WEIGHED_AT).total_cmp(&b.reach(WEIGHED_AT)))
+        .map(|seen| Estimate {
+            blocks: blocks.len(),
+            ..seen
+        })
+}
+
+/// The log-ratio of head over base in blocks that are put together; `None` where an arm is lacking.
+fn ratio(blocks: &[Block], part: Part, harness: Harness) -> Option<f64> {
+    match harness {
+        Harness::Lockstep => token_by_token(blocks.first()?, part),
         Harness::Criterion | Harness::Callgrind => {
-            let of = |arm| together(block.runs.iter().filter(|run| run.arm == arm), part);
+            let runs = || blocks.iter().flat_map(|block| &block.runs);
+            let of = |arm| together(runs().filter(move |run| run.arm == arm), part);
             Some(of(Arm::Head)? - of(Arm::Base)?)
         }
-    };
-    blocks
-        .iter()
-        .filter_map(ratio)
-        .filter(|ratio| ratio.is_finite())
-        .collect()
+    }
 }
 
 /// How much one link of the base differs from its other links, one log-ratio for each block that has both.

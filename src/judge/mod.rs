@@ -19,6 +19,7 @@
 //! [`trend`] puts what many commits measured in their order, and [`mod@changes`] finds where the level of a series changed.
 
 pub mod changes;
+pub mod calibrate;
 pub mod evidence;
 pub mod gate;
 pub mod policy;

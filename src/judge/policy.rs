@@ -9,6 +9,10 @@
 //! tail_threshold_pct = 25            # only the 90 % quantile: never red, always said
 //! required = ["matmul/*"]            # each must match a bench of the head
 //!
+//! [[gate.check]]                     # faster but wrong is no gain: run in the head's worktree
+//! name = "the kernels' error budgets"
+//! command = ["cargo", "test", "--package", "kernels"]
+//!
 //! [[gate.limit]]                     # the last match wins
 //! bench = "model/*"
 //! metric = "time"                    # all metrics if left out
@@ -45,6 +49,17 @@ pub struct Policy {
     limits: Vec<Limit>,
     accepted: Vec<Acceptance>,
     required: Vec<String>,
+    checks: Vec<CheckCommand>,
+}
+
+/// A command that fails where results are wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckCommand {
+    /// What it checks.
+    pub name: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
 }
 
 /// The limits of what a clock measured of one bench.
@@ -102,6 +117,7 @@ impl Default for Policy {
             limits: Vec::new(),
             accepted: Vec::new(),
             required: Vec::new(),
+            checks: Vec::new(),
         }
     }
 }
@@ -156,6 +172,11 @@ impl Policy {
         &self.required
     }
 
+    /// What must hold, whatever the clock says.
+    pub fn checks(&self) -> &[CheckCommand] {
+        &self.checks
+    }
+
     fn holding(&self, id: &BenchId, at: Timestamp) -> impl Iterator<Item = &Acceptance> {
         let accepted = self.accepted.iter();
         accepted.filter(move |found| found.holds(at) && found.is_of(id))
@@ -190,6 +211,8 @@ pub(super) struct PolicyToml {
     tail_threshold_pct: Option<Spanned<f64>>,
     #[serde(default)]
     required: Vec<Spanned<String>>,
+    #[serde(default, rename = "check")]
+    checks: Vec<Spanned<CheckCommand>>,
     #[serde(default, rename = "limit")]
     limits: Vec<LimitToml>,
     #[serde(default, rename = "accept")]
@@ -261,6 +284,11 @@ pub(super) fn policy(checker: &Checker<'_>, toml: PolicyToml) -> Result<Policy, 
             .into_iter()
             .map(pattern)
             .collect::<Result<_, _>>()?,
+        checks: toml
+            .checks
+            .into_iter()
+            .map(|found| check(checker, found))
+            .collect::<Result<_, _>>()?,
         limits: toml
             .limits
             .into_iter()
@@ -272,6 +300,13 @@ pub(super) fn policy(checker: &Checker<'_>, toml: PolicyToml) -> Result<Policy, 
             .map(|found| acceptance(checker, found))
             .collect::<Result<_, _>>()?,
     })
+}
+
+fn check(checker: &Checker<'_>, toml: Spanned<CheckCommand>) -> Result<CheckCommand, GateError> {
+    if toml.get_ref().command.is_empty() {
+        return Err(checker.wrong("command", &toml, "names no program".to_owned()));
+    }
+    Ok(toml.into_inner())
 }
 
 fn limit(checker: &Checker<'_>, toml: LimitToml) -> Result<Limit, GateError> {

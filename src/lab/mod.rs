@@ -32,6 +32,7 @@
 pub mod code;
 
 mod build;
+mod check;
 mod counting;
 mod discover;
 mod measure;

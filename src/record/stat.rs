@@ -14,3 +14,14 @@ pub enum Statistic {
     /// The median, for code whose best moments are luck, such as bursts of memory bandwidth.
     Median,
 }
+
+impl Statistic {
+    /// The word for it in files and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Best => "best",
+            Self::Low => "low",
+            Self::Median => "median",
+        }
+    }
+}

@@ -9,6 +9,7 @@ pub mod llama_bench;
 pub mod markdown;
 pub mod roofline;
 pub mod terminal;
+pub mod trial;
 
 use crate::judge::{Comparison, Drift, Row, Seen, Verdict};
 use crate::record::{Metric, MetricKind, Record};
@@ -182,7 +183,7 @@ fn digits(value: f64) -> String {
 }
 
 /// A change in percent, with as many decimals as matter.
-fn change(percent: f64) -> String {
+pub(crate) fn change(percent: f64) -> String {
     let decimals = match percent.abs() {
         size if size < 9.995 => 2,
         size if size < 999.95 => 1,
@@ -192,7 +193,7 @@ fn change(percent: f64) -> String {
 }
 
 /// `text` without what could move a cursor, break a line or turn the direction of reading.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let harmful = |c: char| {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')

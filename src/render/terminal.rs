@@ -36,15 +36,28 @@ pub fn comparison(comparison: &Comparison, sides: &Sides, style: Style) -> Strin
 
 /// The table alone, with what its marks mean.
 pub fn table(comparison: &Comparison, style: Style) -> String {
-    let rows: Vec<&Row> = rows(comparison).collect();
-    let mut lines = vec![(
-        None,
-        ["bench", "now", "baseline", "Δ %", "spread"].map(str::to_owned),
-    )];
-    lines.extend(rows.iter().map(|row| (Some(row.verdict), cells(row))));
+    let rows: Vec<_> = rows(comparison)
+        .map(|row| (row.verdict, cells(row)))
+        .collect();
+    let mut text = aligned(["bench", "now", "baseline", "Δ %", "spread"], &rows, style);
+    text.push_str(&legend(comparison));
+    text
+}
+
+/// Lines of a verdict's mark, a name that gives way where the terminal is narrow, and figures.
+pub(super) fn aligned<const N: usize>(
+    title: [&str; N],
+    rows: &[(Verdict, [String; N])],
+    style: Style,
+) -> String {
+    let mut lines = vec![(None, title.map(str::to_owned))];
+    lines.extend(
+        rows.iter()
+            .map(|(verdict, cells)| (Some(*verdict), cells.clone())),
+    );
 
     let widest = |column: usize| lines.iter().map(|(_, cells)| cells[column].width()).max();
-    let widths: Vec<usize> = (0..5).map(|column| widest(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..N).map(|column| widest(column).unwrap_or(0)).collect();
     // A mark and a space before the name, two spaces before each figure.
     let figures: usize = widths[1..].iter().map(|width| width + 2).sum();
     let room = style.width.map_or(usize::MAX, |width| {
@@ -64,7 +77,6 @@ pub fn table(comparison: &Comparison, style: Style) -> String {
         push_coloured(&mut text, line.trim_end(), verdict.and_then(colour), style);
         text.push('\n');
     }
-    text.push_str(&legend(comparison));
     text
 }
 
@@ -150,7 +162,7 @@ fn is_common(reason: &Reason) -> bool {
     }
 }
 
-const fn mark(verdict: Verdict) -> char {
+pub(super) const fn mark(verdict: Verdict) -> char {
     match verdict {
         Verdict::Failed => '!',
         Verdict::Regressed => '▲',
@@ -181,7 +193,7 @@ fn push_coloured(text: &mut String, line: &str, colour: Option<&str>, style: Sty
 }
 
 /// A paragraph behind `label`, broken between words where the terminal ends.
-fn push_wrapped(text: &mut String, label: &str, paragraph: &str, style: Style) {
+pub(super) fn push_wrapped(text: &mut String, label: &str, paragraph: &str, style: Style) {
     let width = style.width.unwrap_or(usize::MAX);
     text.push_str(label);
     let mut used = label.width();

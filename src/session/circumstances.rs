@@ -86,6 +86,17 @@ impl Circumstances {
     }
 }
 
+impl Circumstances {
+    /// The flags for rustc that the project at `root` is built with; empty where it configures none.
+    ///
+    /// # Errors
+    /// [`CircumstancesError`] if the compiler cannot be asked for its target.
+    pub fn rustflags_of(root: &Path) -> Result<String, CircumstancesError> {
+        let (_, target) = compiler(root)?;
+        Ok(rustflags(root, &target))
+    }
+}
+
 /// The present second; finer figures would only make notes harder to read.
 fn now() -> Timestamp {
     let now = Timestamp::now();

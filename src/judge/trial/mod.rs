@@ -15,6 +15,8 @@
 //!
 //! Counts are exact: beyond the threshold and the floor is beyond, and counting twice must give the same.
 
+pub mod simulation;
+
 mod counts;
 mod sequence;
 
@@ -31,6 +33,15 @@ use sequence::Judged;
 
 /// How often the figures may be looked at while they are taken.
 pub const MAX_LOOKS: usize = sequence::SPENT.len();
+
+/// The shares of the budget after which the figures are looked at.
+pub const LOOK_SHARES: [f64; MAX_LOOKS] = [0.4, 0.7, 1.0];
+
+/// The fewest blocks of a bench at the first look, if the budget allows: with fewer, t quantiles are huge.
+pub const FIRST_BLOCKS: usize = 6;
+
+/// More blocks than this add nothing to a verdict.
+pub const MOST_BLOCKS: usize = 120;
 
 /// What a gate run found, the worst first.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -2,7 +2,7 @@
 
 use super::{Effect, Timed, parts};
 use crate::judge::compare::percent;
-use crate::judge::evidence::{Estimate, MIN_BLOCKS, Part, figure, link_ratios, ratios};
+use crate::judge::evidence::{Estimate, MIN_BLOCKS, Part, estimate, figure, link_ratios};
 use crate::judge::gate::Gate;
 use crate::judge::policy::TrialLimits;
 use crate::judge::stats::{Statistic, quantile};
@@ -181,8 +181,7 @@ impl<'a> Open<'a> {
     fn look_again(&mut self, look: usize) {
         self.look = look + 1;
         let blocks = self.blocks();
-        self.seen =
-            parts(self.statistic).map(|part| Estimate::of(&ratios(blocks, part, self.harness)));
+        self.seen = parts(self.statistic).map(|part| estimate(blocks, part, self.harness));
     }
 
     fn p_slower(&self) -> f64 {

@@ -348,3 +348,27 @@ fn the_policy_names_the_line_of_what_is_wrong() {
         assert!(error.to_string().contains(says), "{error}");
     }
 }
+
+#[test]
+fn nothing_is_red_where_nothing_changed_and_what_matters_is_found() {
+    use super::simulation::{Noise, Scenario, simulate};
+    for (noise, least_found) in [(Noise::QUIET, 99), (Noise::SHARED, 95), (Noise::LOADED, 70)] {
+        let scenario = Scenario {
+            noise,
+            benches: 50,
+            slowed: 5,
+            slower_pct: 5.0,
+            blocks: 12,
+        };
+        let tally = simulate(&scenario, &Gate::default(), 1, 12);
+        assert_eq!(
+            (tally.false_alarms, tally.false_praise),
+            (0, 0),
+            "{tally:?}"
+        );
+        assert!(
+            tally.found * 100 >= tally.slowed * least_found,
+            "{noise:?}: {tally:?}"
+        );
+    }
+}
