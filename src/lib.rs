@@ -14,6 +14,7 @@ pub mod candle;
 pub mod cli;
 pub mod cmd;
 pub mod engine;
+pub mod github;
 pub mod judge;
 pub mod lab;
 pub mod probe;

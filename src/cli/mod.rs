@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod gate;
+mod comment;
 mod model;
 mod probe;
 mod trend;
@@ -14,6 +15,7 @@ use bench::llama_bench_spellings;
 pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
 pub use bench::{BenchArgs, BenchFormat, FlashAttn};
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
+pub use comment::CommentArgs;
 pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
     RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
@@ -68,6 +70,8 @@ pub enum Command {
     Gate(GateArgs),
     /// Gate a commit against itself, and keep what that shows of this machine.
     Calibrate(CalibrateArgs),
+    /// Tell a pull request what a gate run or a comparison found.
+    Comment(CommentArgs),
 }
 
 fn positive(text: &str) -> Result<usize, String> {

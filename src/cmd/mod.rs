@@ -2,6 +2,7 @@
 
 mod bench;
 mod calibrate;
+mod comment;
 mod compare;
 mod export;
 mod history;
@@ -62,6 +63,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Export(args) => export::run(&args),
         Command::Gate(args) => gate::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Comment(args) => comment::run(&args),
     }
 }
 

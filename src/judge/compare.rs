@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::gate::{ClockedLimits, CountedLimits, Gate, Limits};
 use super::stats::{Statistic, Summary, median_and_deviation};
@@ -30,7 +30,7 @@ pub enum Coverage {
 }
 
 /// What a comparison found, the worst first.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// One row a bench and metric.
     pub rows: Vec<Row>,
@@ -41,7 +41,7 @@ pub struct Comparison {
 }
 
 /// One bench and metric on both sides.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The bench.
     pub id: BenchId,
@@ -66,7 +66,7 @@ pub struct Row {
 }
 
 /// What the machine did between two sides, as far as it can be seen.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "seen_in", rename_all = "snake_case")]
 pub enum Drift {
     /// In code that this project does not change.
@@ -78,7 +78,7 @@ pub enum Drift {
 }
 
 /// A common movement of benches and their scatter around it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// How many benches.
     pub benches: usize,

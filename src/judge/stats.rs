@@ -1,6 +1,6 @@
 //! The statistics that verdicts stand on: robust, because neighbours only ever add time.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::record::Statistic;
 use crate::record::{Direction, Measurement};
@@ -12,20 +12,30 @@ const BATCHES: usize = 5;
 const MIN_BATCH: usize = 5;
 
 /// What the samples of one measurement say, in the metric's unit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many samples there are.
     pub samples: usize,
     /// The figure that is compared: the statistic [`of`] the samples.
+    #[serde(deserialize_with = "number_or_nan")]
     pub value: f64,
     /// The median.
+    #[serde(deserialize_with = "number_or_nan")]
     pub median: f64,
     /// The 90 % quantile, counted from the best.
+    #[serde(deserialize_with = "number_or_nan")]
     pub tail: f64,
     /// The median absolute deviation of the samples, scaled to a standard deviation, in percent of the median.
+    #[serde(deserialize_with = "number_or_nan")]
     pub spread_pct: f64,
     /// How far the parts of the measurement disagree on the compared figure: ±, as a logarithm.
+    #[serde(deserialize_with = "number_or_nan")]
     pub wander: f64,
+}
+
+/// JSON has no `NaN`; what is none was written as null.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Summary {

@@ -50,6 +50,11 @@ pub enum GitError {
     Store(#[from] StoreError),
 }
 
+/// Whether `text` is a commit's full name.
+pub fn is_commit(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// What is checked out in `folder`, or `None` outside a repository.
 pub fn head(folder: &Path) -> Option<Head> {
     let shown = text(run(folder, &["log", "-1", "--format=%H %ct"]).ok()?);

@@ -1,6 +1,6 @@
 //! Tables for GitHub's Markdown.
 
-use super::{Sides, change, counts, drift, figure, printable, rows, spread};
+use super::{Sides, change, counts, drift, figure, rows, shown, spread};
 use crate::judge::{Comparison, Row};
 
 /// The table of a comparison with its verdicts; names cannot break out of it.
@@ -43,7 +43,7 @@ fn line(row: &Row) -> String {
     let reason = row.reason.as_ref();
     format!(
         "| {} | {} | {} | {} | {interval} | {} | {}{} |\n",
-        name(row),
+        code(row.id.as_str()),
         value(row.now),
         value(row.base),
         row.delta_pct.map_or_else(none, change),
@@ -53,16 +53,23 @@ fn line(row: &Row) -> String {
     )
 }
 
-/// Ids of the grammar have nothing that Markdown could mistake; all others are spelled out in entities.
-fn name(row: &Row) -> String {
-    if row.id.parts().is_some() {
-        format!("`{}`", row.id)
+/// `text` in a code span, where nothing is markup, a link, a mention or a reference. What could leave the span, the cell
+/// of a table or the line is replaced by what looks alike; long texts lose their middle.
+pub(crate) fn code(text: &str) -> String {
+    // Between backslash and bar, GitHub's tables and its code spans disagree on who escapes whom.
+    let text = shown(text).replace('|', "\u{2223}");
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest + 1);
+    let edge = |c: char| c == '`' || c == ' ';
+    let pad = if text.starts_with(edge) || text.ends_with(edge) || text.is_empty() {
+        " "
     } else {
-        format!("<code>{}</code>", escaped(&printable(row.id.as_str())))
-    }
+        ""
+    };
+    format!("{fence}{pad}{text}{pad}{fence}")
 }
 
-/// `text` with every character that means something to Markdown or HTML as an entity.
+/// `text` with every character that means something to Markdown or HTML as an entity; for texts that we make ourselves.
 pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {

@@ -5,9 +5,11 @@
 pub mod export;
 pub mod history;
 pub mod json;
+pub mod junit;
 pub mod llama_bench;
 pub mod markdown;
 pub mod roofline;
+pub mod pull_request;
 pub mod terminal;
 pub mod trial;
 
@@ -190,6 +192,11 @@ pub(crate) fn change(percent: f64) -> String {
         _ => 0,
     };
     format!("{percent:+.decimals$}")
+}
+
+/// [`printable`], and without the middle of what nobody reads to its end.
+fn shown(text: &str) -> String {
+    terminal::shortened(&printable(text), 160)
 }
 
 /// `text` without what could move a cursor, break a line or turn the direction of reading.

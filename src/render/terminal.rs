@@ -162,6 +162,7 @@ fn is_common(reason: &Reason) -> bool {
     }
 }
 
+/// The sign of a verdict.
 pub(super) const fn mark(verdict: Verdict) -> char {
     match verdict {
         Verdict::Failed => '!',
@@ -214,7 +215,7 @@ pub(super) fn push_wrapped(text: &mut String, label: &str, paragraph: &str, styl
 
 /// `name` in at most `width` columns, with its middle left out if need be: both the operation and the shape are needed
 /// to tell benches apart.
-fn shortened(name: &str, width: usize) -> String {
+pub(super) fn shortened(name: &str, width: usize) -> String {
     if name.width() <= width {
         return name.to_owned();
     }
