@@ -2,8 +2,9 @@
 
 mod baseline;
 mod bench;
-mod gate;
+mod bisect;
 mod comment;
+mod gate;
 mod model;
 mod probe;
 mod trend;
@@ -14,8 +15,9 @@ use bench::llama_bench_spellings;
 
 pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
 pub use bench::{BenchArgs, BenchFormat, FlashAttn};
-pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
+pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
 pub use comment::CommentArgs;
+pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
     RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
@@ -72,6 +74,10 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Tell a pull request what a gate run or a comparison found.
     Comment(CommentArgs),
+    /// Find the commit that made a bench slower, with a stated probability.
+    Bisect(BisectArgs),
+    /// Tell `git bisect run` whether what is checked out is slower than a good commit.
+    BisectStep(BisectStepArgs),
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -1,12 +1,14 @@
 //! One file a subcommand: orchestration only. Everything may be imported here; nothing imports `cmd`.
 
 mod bench;
+mod bisect;
+mod bisect_step;
 mod calibrate;
 mod comment;
 mod compare;
 mod export;
-mod history;
 mod gate;
+mod history;
 mod inspect;
 mod logits;
 mod model;
@@ -32,6 +34,8 @@ pub enum Outcome {
     Clean,
     /// A regression beyond the gate: exit code 1.
     Regression,
+    /// A code of its own, for a caller that has its own ones.
+    Code(u8),
 }
 
 impl From<Outcome> for ExitCode {
@@ -39,6 +43,7 @@ impl From<Outcome> for ExitCode {
         match outcome {
             Outcome::Clean => Self::SUCCESS,
             Outcome::Regression => Self::from(1),
+            Outcome::Code(code) => Self::from(code),
         }
     }
 }
@@ -64,6 +69,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Gate(args) => gate::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Comment(args) => comment::run(&args),
+        Command::Bisect(args) => bisect::run(&args),
+        Command::BisectStep(args) => bisect_step::run(&args),
     }
 }
 

@@ -12,14 +12,16 @@
 //!    lies above the threshold, and otherwise inconclusive. A slow-down that only the median shows has a wider
 //!    threshold of its own; one that only the tail shows is said, never red.
 //!
-//! [`trial`] weighs two commits that were measured in one session, which shows far smaller differences.
+//! [`trial`] weighs two commits that were measured in one session, which shows far smaller differences. [`bisect`] says
+//! which of many commits it was.
 //!
 //! Counts are exact: beyond the threshold and the floor is beyond.
 //!
 //! [`trend`] puts what many commits measured in their order, and [`mod@changes`] finds where the level of a series changed.
 
-pub mod changes;
+pub mod bisect;
 pub mod calibrate;
+pub mod changes;
 pub mod evidence;
 pub mod gate;
 pub mod policy;

@@ -166,7 +166,7 @@ fn spell(commit: &str, path: &str) -> String {
 }
 
 /// What git prints when it is run with `arguments` in `folder`.
-pub(super) fn run_text(folder: &Path, arguments: &[&str]) -> Result<String, GitError> {
+pub(crate) fn run_text(folder: &Path, arguments: &[&str]) -> Result<String, GitError> {
     run(folder, arguments).map(text)
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Names of benches come from anywhere, so every writer makes them harmless for its medium.
 
+pub mod bisection;
 pub mod export;
 pub mod history;
 pub mod json;
 pub mod junit;
 pub mod llama_bench;
 pub mod markdown;
-pub mod roofline;
 pub mod pull_request;
+pub mod roofline;
 pub mod terminal;
 pub mod trial;
 
