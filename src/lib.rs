@@ -17,6 +17,7 @@ pub mod engine;
 pub mod github;
 pub mod judge;
 pub mod lab;
+pub mod load;
 pub mod probe;
 pub mod record;
 pub mod render;

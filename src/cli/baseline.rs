@@ -47,17 +47,28 @@ pub struct RecordArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tokgate compare                    the last run with this machine's baseline
-  tokgate compare main:              the last run with the baseline in the commit 'main'
-  tokgate compare HEAD~3: HEAD:      two commits' baselines
-  tokgate compare before after       two baselines of this machine that were recorded --as these names
+  tokgate compare                  the last run with this machine's baseline
+  tokgate compare main:            the last run with the baseline in 'main'
+  tokgate compare HEAD~3: HEAD:    two commits' baselines
+  tokgate compare before after     two baselines recorded --as these names
   tokgate compare -o md > report.md
+  tokgate compare a.json b.json    two result files, every figure side by side
+  tokgate compare a.txt b.txt c.txt        three columns
 
-OLD and NEW are each REV: (the baselines of this machine in a commit), REV:KEY (those of another machine),
-a baseline's file or folder, a target folder or harness's tree, or the name of a baseline.
+OLD and NEW are each REV: (the baselines of this machine in a commit), REV:KEY
+(those of another machine), a baseline's file or folder, a target folder or
+harness's tree, or the name of a baseline.
 
-Exit code: 0 nothing got worse, 1 a regression beyond baselines/gate.toml, 2 trouble. Nothing to compare
-is trouble, and so are figures of different machines alone: they are shown, but never judged.")]
+Result files are what this program writes with -o json or --output, vLLM's bench
+serve JSON and printed table, and llama-bench's JSON, JSONL and Markdown. They
+are put side by side with the difference in percent from the unrounded figures,
+and not judged: exit code 0. Two files of repeated measurements (JSON of
+llama-bench, hyperfine, google-benchmark) are judged as benches are, unless
+--side-by-side says otherwise.
+
+Exit code: 0 nothing got worse, 1 a regression beyond baselines/gate.toml, 2
+trouble. Nothing to compare is trouble, and so are figures of different machines
+alone: they are shown, but never judged.")]
 pub struct CompareArgs {
     /// What to compare with; this machine's baseline if left out.
     #[arg(value_name = "OLD")]
@@ -65,6 +76,12 @@ pub struct CompareArgs {
     /// What to compare; the last run if left out.
     #[arg(value_name = "NEW")]
     pub new: Option<String>,
+    /// A third result file.
+    #[arg(value_name = "THIRD")]
+    pub third: Option<String>,
+    /// Put two files of llama-bench's JSON side by side, too, instead of judging the second by the first.
+    #[arg(long)]
+    pub side_by_side: bool,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{KvType, WeightType, positive};
+use super::{KvType, RequantizeType, WeightType, positive};
 
 /// llama-bench's options of several letters behind one dash, which clap would read as several options.
 const LLAMA_BENCH_OPTIONS: [&str; 6] = ["-fa", "-ub", "-pg", "-oe", "-ctk", "-ctv"];
@@ -44,6 +44,10 @@ pub struct BenchArgs {
     /// Convert the matrices at load; without it they are used as the file has them.
     #[arg(long, value_enum)]
     pub dtype: Option<WeightType>,
+
+    /// Accept GGUF's types without kernels (Q2_K to Q8_K, Q4_0, Q4_1, Q5_0, Q5_1, Q8_1) and convert them at load.
+    #[arg(long, value_enum, value_name = "TYPE", conflicts_with = "dtype")]
+    pub requantize: Option<RequantizeType>,
 
     /// Prompt tokens; 0 for no such test.
     #[arg(

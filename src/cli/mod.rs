@@ -7,6 +7,7 @@ mod comment;
 mod gate;
 mod model;
 mod probe;
+mod prompts;
 mod trend;
 
 use clap::{Parser, Subcommand};
@@ -19,10 +20,11 @@ pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
 pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use model::{
-    InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RunArgs,
-    RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
+    InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RequantizeType,
+    RunArgs, RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
 };
 pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};
+pub use prompts::{PromptsApi, PromptsArgs, PromptsFormat};
 pub use trend::{ExportArgs, ExportFormat, HistoryArgs};
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
@@ -52,6 +54,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Tell what the machine is, and measure what it can do at most.
     Probe(ProbeArgs),
+    /// Time a running server's answers to six fixed prompts.
+    Prompts(PromptsArgs),
     /// Write the logits of given tokens.
     Logits(LogitsArgs),
     /// Print what is in a model's files: sizes, types, metadata, tensors.

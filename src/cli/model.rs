@@ -21,6 +21,29 @@ pub struct ModelArgs {
     /// Convert the matrices at load; without it they are used as the file has them.
     #[arg(long, value_enum)]
     pub dtype: Option<WeightType>,
+
+    /// Accept GGUF's types without kernels (Q2_K to Q8_K, Q4_0, Q4_1, Q5_0, Q5_1, Q8_1) and convert them at load.
+    #[arg(long, value_enum, value_name = "TYPE", conflicts_with = "dtype")]
+    pub requantize: Option<RequantizeType>,
+}
+
+/// Element type to convert weights without kernels to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RequantizeType {
+    /// Blocks of 32 int8 with an f16 scale: half the memory.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// bfloat16: rounds less.
+    Bf16,
+}
+
+impl From<RequantizeType> for DType {
+    fn from(dtype: RequantizeType) -> Self {
+        match dtype {
+            RequantizeType::Q8_0 => Self::Q8_0,
+            RequantizeType::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// What runs the kernels.
@@ -220,15 +243,35 @@ pub struct LogitsArgs {
 /// Arguments of `tokgate inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It reads headers only, also of models that cannot be run. The text shows tensors of the same shape and type in all
-layers as one; the JSON has each of them, and the first elements of each array.
+It reads headers only, also of models that cannot be run. The text shows tensors
+of the same shape and type in all layers as one; the JSON has each of them, and
+the first elements of each array.
 
-Example:
-  tokgate inspect qwen3-0.6b.gguf")]
+Memory by layer type is what running the model takes: weights as they are held
+(vectors as f32), keys and values of --ctx positions, and the activations of a
+pass of --ubatch-size tokens. A token's GMACs are the sum of m*k*n over its
+matmuls, and two MACs for each element of each query and key that meet.
+
+Examples:
+  tokgate inspect qwen3-0.6b.gguf
+  tokgate inspect llama2-7b.gguf --ctx 4096 --kv bf16
+  tokgate inspect Q4_K_M.gguf --dtype q8_0      as --requantize q8_0 holds it")]
 pub struct InspectArgs {
     /// GGUF file, or a folder with config.json and safetensors.
     #[arg(value_name = "FILE")]
     pub model: PathBuf,
+    /// Positions of the KV cache whose memory is told [default: the model's context].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ctx: Option<u32>,
+    /// Element type of the KV cache whose memory is told.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub kv: KvType,
+    /// Tell the memory of matrices that are converted to this type at load.
+    #[arg(long, value_enum)]
+    pub dtype: Option<WeightType>,
+    /// Tokens of the pass whose activations are told.
+    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
+    pub ubatch_size: usize,
     /// Output on standard output.
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: InspectFormat,

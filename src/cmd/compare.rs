@@ -1,4 +1,6 @@
-//! `tokgate compare`: the last run with a baseline, or two baselines with each other.
+//! `tokgate compare`: the last run with a baseline, two baselines with each other, or result files.
+
+mod results;
 
 use std::env;
 use std::fs;
@@ -18,6 +20,9 @@ use crate::session::{Circumstances, notes, read_gate, stdout_style};
 
 /// Compares, prints, and says by the outcome whether something got worse.
 pub fn run(args: &CompareArgs) -> anyhow::Result<Outcome> {
+    if let Some(outcome) = results::run(args)? {
+        return Ok(outcome);
+    }
     let sources = Sources::of(args)?;
     let gate = sources.gate()?;
     let mut now = match &args.new {

@@ -10,6 +10,8 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<Outcome> {
     let (records, gate) = new_side(&CompareArgs {
         old: None,
         new: args.source.clone(),
+        third: None,
+        side_by_side: false,
         output: ReportFormat::Json,
         gate: args.gate.clone(),
         filter: args.filter.clone(),

@@ -15,7 +15,7 @@ use crate::whole::temporary_beside;
 /// # Errors
 /// If the model cannot be loaded, a token is not in its vocabulary, or the file cannot be written.
 pub fn run(args: &LogitsArgs) -> anyhow::Result<Outcome> {
-    let model = model::load(&args.model.model, args.model.dtype)?.model;
+    let model = model::load(&args.model.model, &args.model)?.model;
     let rt = runtime::from_args(&args.runtime)?;
     let mut cache = KvCache::new(model.config(), model::kv(args.kv), args.tokens.len())?;
     let file = temporary_beside(&args.output)

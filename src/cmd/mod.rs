@@ -14,6 +14,7 @@ mod logits;
 mod model;
 mod perplexity;
 mod probe;
+mod prompts;
 mod record;
 mod run;
 mod runtime;
@@ -59,6 +60,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Probe(args) => probe::run(&args),
+        Command::Prompts(args) => prompts::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),

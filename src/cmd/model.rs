@@ -6,11 +6,12 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokgate_kernels::DType;
 
-use crate::cli::{KvType, WeightType};
+use crate::cli::{BenchArgs, KvType, ModelArgs, RequantizeType, WeightType};
 use crate::engine::forward::Model;
+use crate::engine::gguf::GgmlType;
 use crate::engine::model_file::{ModelFile, VocabularySource};
 use crate::engine::tokenizer::Tokenizer;
-use crate::engine::weights::{Ffn, LoadOptions};
+use crate::engine::weights::{Ffn, LoadOptions, ModelWeights};
 
 /// A model and where it came from.
 pub struct Loaded {
@@ -21,11 +22,49 @@ pub struct Loaded {
     vocabulary: VocabularySource,
 }
 
-/// Loads a model, converting its matrices if `dtype` says so.
+/// What matrices are converted to at load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conversion {
+    /// All matrices.
+    dtype: Option<WeightType>,
+    /// Those without kernels.
+    requantize: Option<RequantizeType>,
+}
+
+impl From<&ModelArgs> for Conversion {
+    fn from(args: &ModelArgs) -> Self {
+        Self {
+            dtype: args.dtype,
+            requantize: args.requantize,
+        }
+    }
+}
+
+impl From<&BenchArgs> for Conversion {
+    fn from(args: &BenchArgs) -> Self {
+        Self {
+            dtype: args.dtype,
+            requantize: args.requantize,
+        }
+    }
+}
+
+impl From<Option<WeightType>> for Conversion {
+    fn from(dtype: Option<WeightType>) -> Self {
+        Self {
+            dtype,
+            requantize: None,
+        }
+    }
+}
+
+/// Loads a model, converting its matrices if that was asked for; weights that are rounded once more are told of on
+/// standard error.
 ///
 /// # Errors
 /// If the files are no model that the engine can run; the message names the place.
-pub fn load(path: &Path, dtype: Option<WeightType>) -> anyhow::Result<Loaded> {
+pub fn load(path: &Path, conversion: impl Into<Conversion>) -> anyhow::Result<Loaded> {
+    let conversion = conversion.into();
     // It draws nothing where standard error is not a terminal, and is gone too fast to see where nothing is converted.
     let bar = ProgressBar::no_length().with_style(
         ProgressStyle::with_template("loading {wide_bar} {bytes} of {total_bytes}, {eta} left")
@@ -36,7 +75,8 @@ pub fn load(path: &Path, dtype: Option<WeightType>) -> anyhow::Result<Loaded> {
         bar.set_position(done);
     };
     let options = LoadOptions {
-        dtype: dtype.map(DType::from),
+        dtype: conversion.dtype.map(DType::from),
+        requantize: conversion.requantize.map(DType::from),
         progress: Some(&progress),
         ..LoadOptions::default()
     };
@@ -47,12 +87,30 @@ pub fn load(path: &Path, dtype: Option<WeightType>) -> anyhow::Result<Loaded> {
         weights,
         vocabulary,
     } = file?;
+    if !weights.requantized.is_empty() {
+        eprintln!("tokgate: warning: {}", requantized(path, &weights));
+    }
     let model = Model::new(config, weights).with_context(|| path.display().to_string())?;
     Ok(Loaded {
         model,
         path: path.to_owned(),
         vocabulary,
     })
+}
+
+/// What was rounded once more, in words.
+fn requantized(path: &Path, weights: &ModelWeights) -> String {
+    let parts = weights.requantized.iter().map(|part| {
+        let to = GgmlType::from(part.to);
+        format!("{} of {} to {to}", part.tensors, part.from.name())
+    });
+    let parts: Vec<String> = parts.collect();
+    format!(
+        "{}: tensors were requantised at load: {}. Weights are rounded twice, and take the memory and the time of the \
+         new type: what is measured is not the model in the file.",
+        path.display(),
+        parts.join(", ")
+    )
 }
 
 /// The KV cache's element type.
@@ -95,12 +153,21 @@ impl Loaded {
         })
     }
 
-    /// Family, size and type of the matrices, as llama-bench has them: `qwen3 0.6B Q8_0`.
+    /// Family, size and type of the matrices, as llama-bench has them: `qwen3 0.6B Q8_0`. Types that were requantised
+    /// come behind it: `qwen3 0.6B Q8_0 from Q4_K, Q6_K`.
     pub fn model_type(&self) -> String {
         let billions = self.params() as f64 / 1e9;
         let dtype = self.matrix_type().name().to_uppercase();
+        let requantized = self.model.weights().requantized.iter();
+        let mut from: Vec<&str> = requantized.map(|part| part.from.name()).collect();
+        from.sort_unstable();
+        from.dedup();
+        let from = match from.is_empty() {
+            true => String::new(),
+            false => format!(" from {}", from.join(", ")),
+        };
         format!(
-            "{} {billions:.1}B {dtype}",
+            "{} {billions:.1}B {dtype}{from}",
             self.model.config().architecture
         )
     }

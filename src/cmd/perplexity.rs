@@ -34,7 +34,7 @@ pub fn run(args: &PerplexityArgs) -> anyhow::Result<Outcome> {
     if args.ctx_size < 4 {
         bail!("--ctx-size must be at least 4");
     }
-    let loaded = model::load(&args.model.model, args.model.dtype)?;
+    let loaded = model::load(&args.model.model, &args.model)?;
     let tokenizer = loaded.tokenizer()?;
     let rt = runtime::from_args(&args.runtime)?;
     let text = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;

@@ -38,7 +38,7 @@ struct Summary {
 /// If the model or its vocabulary cannot be used, or the prompt does not fit the context.
 pub fn run(args: &RunArgs) -> anyhow::Result<Outcome> {
     let started = Instant::now();
-    let loaded = model::load(&args.model.model, args.model.dtype)?;
+    let loaded = model::load(&args.model.model, &args.model)?;
     let tokenizer = loaded.tokenizer()?;
     let rt = runtime::from_args(&args.runtime)?;
     let load = started.elapsed();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{ConfigError, ModelConfig};
 use super::gguf::{Gguf, GgufError, Parts, SplitError};
-use super::safetensors::{Folder, FolderError};
+use super::safetensors::{Folder, FolderError, Quantized};
 use super::tokenizer::{GgufVocab, Tokenizer, TokenizerError};
 use super::weights::{LoadOptions, ModelWeights, WeightsError};
 
@@ -32,6 +32,14 @@ pub enum ModelError {
         path: PathBuf,
         /// What is wrong.
         source: WeightsError,
+    },
+    /// The weights of a folder are quantised in a way that is not supported.
+    #[error("{}: {quantized}", path.display())]
+    Quantized {
+        /// The folder.
+        path: PathBuf,
+        /// How they are.
+        quantized: Quantized,
     },
     /// The file has a vocabulary and no weights.
     #[error("{} holds a vocabulary only: it can be tokenized with, not run", path.display())]
@@ -113,6 +121,12 @@ impl ModelFile {
         match kind(path)? {
             Kind::Folder => {
                 let folder = Folder::open(path)?;
+                if let Some(quantized) = Quantized::detect(&folder) {
+                    return Err(ModelError::Quantized {
+                        path: path.to_owned(),
+                        quantized,
+                    });
+                }
                 let config =
                     ModelConfig::from_huggingface(folder.config()).map_err(config_error)?;
                 let weights = ModelWeights::from_huggingface(&folder, &config, options)

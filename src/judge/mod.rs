@@ -25,6 +25,7 @@ pub mod changes;
 pub mod evidence;
 pub mod gate;
 pub mod policy;
+pub mod side_by_side;
 pub mod stats;
 pub mod trend;
 pub mod trial;

@@ -10,6 +10,8 @@ pub mod calibration;
 pub mod git;
 pub mod history;
 pub mod llama_bench;
+pub mod prompts;
+pub mod results;
 pub mod store;
 pub mod trial;
 

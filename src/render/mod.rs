@@ -9,8 +9,10 @@ pub mod json;
 pub mod junit;
 pub mod llama_bench;
 pub mod markdown;
+pub mod prompts;
 pub mod pull_request;
 pub mod roofline;
+pub mod side_by_side;
 pub mod terminal;
 pub mod trial;
 

@@ -194,7 +194,7 @@ fn push_coloured(text: &mut String, line: &str, colour: Option<&str>, style: Sty
 }
 
 /// A paragraph behind `label`, broken between words where the terminal ends.
-pub(super) fn push_wrapped(text: &mut String, label: &str, paragraph: &str, style: Style) {
+pub(crate) fn push_wrapped(text: &mut String, label: &str, paragraph: &str, style: Style) {
     let width = style.width.unwrap_or(usize::MAX);
     text.push_str(label);
     let mut used = label.width();

@@ -1,5 +1,7 @@
 //! The program as a user runs it: on synthesised models, with good and bad words.
 
+mod servers;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -200,4 +202,25 @@ fn mistakes_are_named_and_exit_with_2() {
     );
     let error = stderr_of_failure(&["run", "-m", path, "-p", "x", "-t", "0"]);
     assert!(error.contains("1 to"), "{error}");
+}
+
+#[test]
+fn compare_puts_result_files_side_by_side() {
+    let fixture = |name: &str| format!("src/tests/fixtures/serving/{name}");
+    let (plain, draft) = (fixture("w7900.txt"), fixture("w7900-draft.txt"));
+    let text = stdout(&["compare", &plain, &draft, "--filter", "throughput"]);
+    assert!(text.contains("+60.0 +") && !text.contains("TTFT"), "{text}");
+    let third = fixture("vllm.json");
+    let markdown = stdout(&["compare", &plain, &draft, &third, "-o", "md"]);
+    let header = markdown.lines().next().unwrap();
+    assert_eq!(header.matches("% Difference").count(), 2, "{header}");
+    let json = stdout(&["compare", &plain, &third, "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["kind"], "comparison_of_results");
+
+    let bench = fixture("llama-bench-w7900.md");
+    let error = stderr_of_failure(&["compare", &plain, &bench]);
+    assert!(error.contains("have no figure in common"), "{error}");
+    let error = stderr_of_failure(&["compare", &plain, "Cargo.toml"]);
+    assert!(error.contains("'Cargo.toml' is none"), "{error}");
 }

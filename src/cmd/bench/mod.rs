@@ -40,7 +40,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     }
     let mut results = Results::new(args);
     for path in &args.model {
-        let model = model::load(path, args.dtype)?;
+        let model = model::load(path, args)?;
         for &threads in &threads(args) {
             let rt = runtime::new(threads, args.pin, args.level.as_deref())?;
             let limits = limit::of(args, &model, &rt)?;

@@ -89,7 +89,7 @@ pub fn run(args: &BenchArgs, path: &Path) -> anyhow::Result<Outcome> {
         rows: Vec::new(),
     };
     for path in &args.model {
-        let model = model::load(path, None)?;
+        let model = model::load(path, model::Conversion::default())?;
         for &threads in &super::threads(args) {
             let rt = runtime::new(threads, args.pin, args.level.as_deref())?;
             for case in cases(args) {

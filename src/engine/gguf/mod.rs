@@ -14,6 +14,7 @@
 //! are used or allocated for, and every error names the place.
 
 mod cursor;
+mod dequantize;
 mod error;
 mod split;
 mod types;
@@ -26,6 +27,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use dequantize::BlockQuant;
 pub use error::{GgufError, Place, Problem};
 pub use split::{Parts, SplitError};
 pub use types::GgmlType;

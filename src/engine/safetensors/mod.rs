@@ -9,6 +9,7 @@
 //! name wins silently, and its sum of sizes overflows on a hostile table.
 
 mod folder;
+mod quantized;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,6 +21,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 pub use folder::{Folder, FolderError};
+pub use quantized::Quantized;
 
 use super::mapping::{Mapping, MappingError};
 

@@ -10,9 +10,9 @@ use tokgate_kernels::DType;
 
 use super::names::{Global, Local, Naming};
 use super::tensor::{Shape, Tensor};
-use super::{Ffn, LayerWeights, ModelWeights};
+use super::{Ffn, LayerWeights, ModelWeights, Requantized};
 use crate::engine::config::ModelConfig;
-use crate::engine::gguf::Parts;
+use crate::engine::gguf::{BlockQuant, GgmlType, Parts};
 use crate::engine::mapping::Mapping;
 use crate::engine::safetensors::Folder;
 
@@ -39,7 +39,7 @@ pub enum WeightsError {
     },
     /// A type without kernels.
     #[error(
-        "tensor {name:?} is of type {}, for which there are no kernels, only F32, F16, BF16 and Q8_0: {hint}",
+        "tensor {name:?} is of type {}, for which there are no kernels, only for F32, F16, BF16 and Q8_0: {hint}",
         kind.escape_debug()
     )]
     Type {
@@ -56,7 +56,7 @@ pub enum WeightsError {
         /// The tensor.
         name: String,
         /// Its type.
-        kind: DType,
+        kind: &'static str,
     },
     /// Rows that Q8_0 cannot hold.
     #[error(
@@ -89,6 +89,8 @@ pub enum WeightsError {
 pub struct LoadOptions<'a> {
     /// The type to convert matrices to; `None` leaves them as the file has them.
     pub dtype: Option<DType>,
+    /// The type to convert matrices of GGML's block types without kernels to; `None` refuses them.
+    pub requantize: Option<DType>,
     /// Threads that convert.
     pub threads: usize,
     /// Is told, as a load goes on, how many bytes of the file are done, and how many there are.
@@ -100,6 +102,7 @@ impl Default for LoadOptions<'_> {
     fn default() -> Self {
         Self {
             dtype: None,
+            requantize: None,
             threads: thread::available_parallelism().map_or(1, usize::from),
             progress: None,
         }
@@ -110,6 +113,7 @@ impl fmt::Debug for LoadOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadOptions")
             .field("dtype", &self.dtype)
+            .field("requantize", &self.requantize)
             .field("threads", &self.threads)
             .finish_non_exhaustive()
     }
@@ -127,10 +131,7 @@ impl ModelWeights {
     ) -> Result<Self, WeightsError> {
         let tensors = parts.tensors().map(|(file, tensor)| {
             let found = Found {
-                kind: tensor
-                    .kind
-                    .dtype()
-                    .ok_or_else(|| tensor.kind.name().to_owned()),
+                kind: Kind::of_ggml(tensor.kind),
                 shape: tensor.dims.iter().rev().copied().collect(),
                 mapping: Arc::clone(file.mapping()),
                 data: tensor.data.clone(),
@@ -154,10 +155,10 @@ impl ModelWeights {
         let tensors = tensors.map(|(shard, tensor)| {
             let found = Found {
                 kind: match tensor.dtype.as_str() {
-                    "F32" => Ok(DType::F32),
-                    "F16" => Ok(DType::F16),
-                    "BF16" => Ok(DType::Bf16),
-                    other => Err(other.to_owned()),
+                    "F32" => Kind::Kernels(DType::F32),
+                    "F16" => Kind::Kernels(DType::F16),
+                    "BF16" => Kind::Kernels(DType::Bf16),
+                    other => Kind::Unknown(other.to_owned()),
                 },
                 shape: tensor.shape.clone(),
                 mapping: Arc::clone(shard.mapping()),
@@ -171,12 +172,31 @@ impl ModelWeights {
 
 /// A tensor as a file has it.
 struct Found {
-    /// Its type, or the name of one without kernels.
-    kind: Result<DType, String>,
+    kind: Kind,
     /// Sizes, the fastest-running last.
     shape: Vec<usize>,
     mapping: Arc<Mapping>,
     data: Range<usize>,
+}
+
+/// The type of a tensor, by what can be done with it.
+enum Kind {
+    /// Used as it is.
+    Kernels(DType),
+    /// Used after a conversion.
+    Blocks(BlockQuant),
+    /// Nothing here reads it; its name.
+    Unknown(String),
+}
+
+impl Kind {
+    fn of_ggml(kind: GgmlType) -> Self {
+        match (kind.dtype(), BlockQuant::of(kind)) {
+            (Some(dtype), _) => Self::Kernels(dtype),
+            (None, Some(quant)) => Self::Blocks(quant),
+            (None, None) => Self::Unknown(kind.name().to_owned()),
+        }
+    }
 }
 
 struct Loader<'a> {
@@ -188,6 +208,8 @@ struct Loader<'a> {
     /// Bytes of what was taken, and of all there was.
     done: u64,
     total: u64,
+    /// What was converted because there are no kernels for it.
+    requantized: Vec<Requantized>,
 }
 
 impl<'a> Loader<'a> {
@@ -204,6 +226,7 @@ impl<'a> Loader<'a> {
             done: 0,
             total: tensors.values().map(|found| found.data.len() as u64).sum(),
             tensors,
+            requantized: Vec::new(),
         }
     }
 
@@ -237,6 +260,7 @@ impl<'a> Loader<'a> {
             output_norm,
             rope_freqs,
             layers,
+            requantized: self.requantized,
         })
     }
 
@@ -275,7 +299,7 @@ impl<'a> Loader<'a> {
         let (name, found) = self.take(&names)?;
         // A router is small, and a rounded activation could send a token to another expert: the half types are widened.
         let dtype = match found.kind {
-            Ok(DType::F16 | DType::Bf16) => Some(DType::F32),
+            Kind::Kernels(DType::F16 | DType::Bf16) | Kind::Blocks(_) => Some(DType::F32),
             _ => None,
         };
         Ok(Ffn::Moe {
@@ -357,13 +381,15 @@ impl<'a> Loader<'a> {
 
     fn take_vector(&mut self, names: &[String], len: usize) -> Result<Vec<f32>, WeightsError> {
         let (name, found) = self.take(names)?;
-        let row = self.tensor(&name, &found, Shape::matrix(1, len), None)?;
-        if row.dtype() == DType::Q8_0 {
-            return Err(WeightsError::VectorType {
-                name,
-                kind: row.dtype(),
-            });
+        let kind = match found.kind {
+            Kind::Kernels(DType::Q8_0) => Some("Q8_0"),
+            Kind::Blocks(quant) => Some(quant.name()),
+            Kind::Kernels(_) | Kind::Unknown(_) => None,
+        };
+        if let Some(kind) = kind {
+            return Err(WeightsError::VectorType { name, kind });
         }
+        let row = self.tensor(&name, &found, Shape::matrix(1, len), None)?;
         let mut vector = vec![0.0; len];
         row.view().widen_row(0, &mut vector);
         Ok(vector)
@@ -386,7 +412,7 @@ impl<'a> Loader<'a> {
 
     /// The tensor as `dtype`, or as it is: mapped if that is possible.
     fn tensor(
-        &self,
+        &mut self,
         name: &str,
         found: &Found,
         shape: Shape,
@@ -400,28 +426,57 @@ impl<'a> Loader<'a> {
                 found: sizes(&found.shape),
             });
         }
-        let kind = found.kind.clone().map_err(|kind| WeightsError::Type {
-            name: name.to_owned(),
-            kind,
-            hint: match self.naming {
-                Naming::Gguf => {
-                    "convert the model with llama-quantize --allow-requantize IN.gguf OUT.gguf Q8_0, \
-                     or better, convert its source to Q8_0"
-                }
-                Naming::Huggingface => "take the model in bfloat16",
-            },
-        })?;
+        let kind = match &found.kind {
+            Kind::Kernels(kind) => *kind,
+            Kind::Blocks(quant) => return self.requantize(*quant, name, found, shape, dtype),
+            Kind::Unknown(kind) => {
+                let hint = match self.naming {
+                    Naming::Gguf => OTHER_BLOCKS,
+                    Naming::Huggingface => "take the model in bfloat16",
+                };
+                return Err(no_kernels(name, kind, hint));
+            }
+        };
         let dtype = dtype.unwrap_or(kind);
         self.check_blocks(name, dtype, shape.cols)?;
         // Safetensors promise no alignment: where it lacks, a copy has it.
         let whole = Tensor::new(kind, shape, &found.mapping, found.data.clone())
             .or_else(|| Tensor::copied(kind, shape, &found.mapping[found.data.clone()]))
-            .expect("the reader checked that a tensor has as many bytes as its shape wants");
+            .expect(AS_MANY_BYTES);
         if kind == dtype {
             return Ok(whole);
         }
         let threads = self.options.threads;
         Ok(Tensor::stack(&[whole], shape, dtype, threads))
+    }
+
+    /// A tensor of blocks without kernels, if that was asked for: as `dtype`, or as the options say.
+    fn requantize(
+        &mut self,
+        quant: BlockQuant,
+        name: &str,
+        found: &Found,
+        shape: Shape,
+        dtype: Option<DType>,
+    ) -> Result<Tensor, WeightsError> {
+        let Some(target) = self.options.requantize else {
+            return Err(no_kernels(name, quant.name(), REQUANTIZE));
+        };
+        let dtype = dtype.unwrap_or(target);
+        self.check_blocks(name, dtype, shape.cols)?;
+        let blocks = &found.mapping[found.data.clone()];
+        let tensor = Tensor::requantized(quant, shape, blocks, dtype, self.options.threads);
+        let tensor = tensor.expect(AS_MANY_BYTES);
+        let same = |seen: &&mut Requantized| seen.from == quant && seen.to == dtype;
+        match self.requantized.iter_mut().find(same) {
+            Some(seen) => seen.tensors += 1,
+            None => self.requantized.push(Requantized {
+                from: quant,
+                to: dtype,
+                tensors: 1,
+            }),
+        }
+        Ok(tensor)
     }
 
     fn check_blocks(&self, name: &str, dtype: DType, cols: usize) -> Result<(), WeightsError> {
@@ -448,6 +503,22 @@ impl<'a> Loader<'a> {
                 architecture: self.config.architecture.name(),
             }),
         }
+    }
+}
+
+const AS_MANY_BYTES: &str = "the reader checked that a tensor has as many bytes as its shape wants";
+
+const REQUANTIZE: &str = "load it with --requantize q8_0 (or bf16), which rounds its rounded weights once more, or \
+    take a Q8_0 file of the model";
+
+const OTHER_BLOCKS: &str = "convert the model with llama-quantize --allow-requantize IN.gguf OUT.gguf Q8_0, or better, \
+    convert its source to Q8_0";
+
+fn no_kernels(name: &str, kind: &str, hint: &'static str) -> WeightsError {
+    WeightsError::Type {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        hint,
     }
 }
 

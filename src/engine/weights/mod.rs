@@ -9,8 +9,13 @@ mod names;
 mod tensor;
 
 pub use load::{LoadOptions, WeightsError};
-pub use names::component;
+pub(crate) use names::is_redundant;
+pub use names::{LayerType, component, layer_type};
 pub use tensor::{Shape, Tensor};
+
+use tokgate_kernels::DType;
+
+use crate::engine::gguf::BlockQuant;
 
 /// All weights.
 #[derive(Clone, Debug)]
@@ -27,6 +32,19 @@ pub struct ModelWeights {
     pub rope_freqs: Option<Vec<f32>>,
     /// From the embedding to the output.
     pub layers: Vec<LayerWeights>,
+    /// What is not as the file has it because there are no kernels for its type; empty for most models.
+    pub requantized: Vec<Requantized>,
+}
+
+/// Tensors that were converted because there are no kernels for their type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requantized {
+    /// The file's type.
+    pub from: BlockQuant,
+    /// The type in memory.
+    pub to: DType,
+    /// How many tensors.
+    pub tensors: usize,
 }
 
 /// The weights of one layer.

@@ -11,6 +11,112 @@ pub(super) enum Naming {
     Huggingface,
 }
 
+/// What kind of tensor a weight is, the same in all layers, in the order in which a token meets them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "`name` says it in words")]
+pub enum LayerType {
+    TokenEmbedding,
+    AttentionNorm,
+    Query,
+    Key,
+    Value,
+    QueryBias,
+    KeyBias,
+    ValueBias,
+    QueryNorm,
+    KeyNorm,
+    AttentionOutput,
+    FfnNorm,
+    Router,
+    Gate,
+    Up,
+    Down,
+    ExpertGate,
+    ExpertUp,
+    ExpertDown,
+    FinalNorm,
+    RotaryFactors,
+    Output,
+}
+
+impl LayerType {
+    /// The name in reports; w1, w2 and w3 are Llama's first names.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TokenEmbedding => "token embedding",
+            Self::AttentionNorm => "attention norm",
+            Self::Query => "query",
+            Self::Key => "key",
+            Self::Value => "value",
+            Self::QueryBias => "query bias",
+            Self::KeyBias => "key bias",
+            Self::ValueBias => "value bias",
+            Self::QueryNorm => "query norm",
+            Self::KeyNorm => "key norm",
+            Self::AttentionOutput => "attention output",
+            Self::FfnNorm => "feed-forward norm",
+            Self::Router => "router",
+            Self::Gate => "gate (w1)",
+            Self::Up => "up (w3)",
+            Self::Down => "down (w2)",
+            Self::ExpertGate => "experts' gate (w1)",
+            Self::ExpertUp => "experts' up (w3)",
+            Self::ExpertDown => "experts' down (w2)",
+            Self::FinalNorm => "final norm",
+            Self::RotaryFactors => "rotary factors",
+            Self::Output => "output head",
+        }
+    }
+
+    /// What it is for.
+    pub const fn component(self) -> Component {
+        match self {
+            Self::TokenEmbedding => Component::Embedding,
+            Self::Output => Component::Output,
+            Self::Query
+            | Self::Key
+            | Self::Value
+            | Self::QueryBias
+            | Self::KeyBias
+            | Self::ValueBias
+            | Self::AttentionOutput => Component::Attention,
+            Self::Gate | Self::Up | Self::Down => Component::FeedForward,
+            Self::ExpertGate | Self::ExpertUp | Self::ExpertDown => Component::Experts,
+            Self::Router => Component::Router,
+            Self::AttentionNorm
+            | Self::QueryNorm
+            | Self::KeyNorm
+            | Self::FfnNorm
+            | Self::FinalNorm
+            | Self::RotaryFactors => Component::Norms,
+        }
+    }
+
+    /// Whether it is a vector, which is held as f32 whatever its file has.
+    pub const fn is_vector(self) -> bool {
+        matches!(
+            self,
+            Self::AttentionNorm
+                | Self::QueryBias
+                | Self::KeyBias
+                | Self::ValueBias
+                | Self::QueryNorm
+                | Self::KeyNorm
+                | Self::FfnNorm
+                | Self::FinalNorm
+                | Self::RotaryFactors
+        )
+    }
+
+    /// Whether each layer has one.
+    pub const fn is_of_a_layer(self) -> bool {
+        !matches!(
+            self,
+            Self::TokenEmbedding | Self::FinalNorm | Self::RotaryFactors | Self::Output
+        )
+    }
+}
+
 /// A tensor of the whole model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Global {
@@ -58,14 +164,23 @@ impl Local {
         Self::Router,
     ];
 
-    const fn component(self) -> Component {
+    const fn layer_type(self) -> LayerType {
         match self {
-            Self::AttnNorm | Self::QNorm | Self::KNorm | Self::FfnNorm => Component::Norms,
-            Self::Wq | Self::Wk | Self::Wv | Self::Wo | Self::Bq | Self::Bk | Self::Bv => {
-                Component::Attention
-            }
-            Self::Gate | Self::Up | Self::Down => Component::FeedForward,
-            Self::Router => Component::Router,
+            Self::AttnNorm => LayerType::AttentionNorm,
+            Self::Wq => LayerType::Query,
+            Self::Wk => LayerType::Key,
+            Self::Wv => LayerType::Value,
+            Self::Wo => LayerType::AttentionOutput,
+            Self::Bq => LayerType::QueryBias,
+            Self::Bk => LayerType::KeyBias,
+            Self::Bv => LayerType::ValueBias,
+            Self::QNorm => LayerType::QueryNorm,
+            Self::KNorm => LayerType::KeyNorm,
+            Self::FfnNorm => LayerType::FfnNorm,
+            Self::Gate => LayerType::Gate,
+            Self::Up => LayerType::Up,
+            Self::Down => LayerType::Down,
+            Self::Router => LayerType::Router,
         }
     }
 }
@@ -131,23 +246,23 @@ impl Naming {
     }
 }
 
-/// What a tensor is for, by its name in either naming; `None` for one that no supported architecture has.
-pub fn component(name: &str) -> Option<Component> {
+/// What kind of tensor this is, by its name in either naming; `None` for one that no supported architecture has.
+pub fn layer_type(name: &str) -> Option<LayerType> {
     let names = [
-        (Global::TokenEmbd, Component::Embedding),
-        (Global::OutputNorm, Component::Norms),
-        (Global::Output, Component::Output),
+        (Global::TokenEmbd, LayerType::TokenEmbedding),
+        (Global::OutputNorm, LayerType::FinalNorm),
+        (Global::Output, LayerType::Output),
     ];
-    for (tensor, component) in names {
+    for (tensor, kind) in names {
         if [Naming::Gguf, Naming::Huggingface]
             .map(|naming| naming.global(tensor))
             .contains(&name)
         {
-            return Some(component);
+            return Some(kind);
         }
     }
     if name == "rope_freqs.weight" {
-        return Some(Component::Norms);
+        return Some(LayerType::RotaryFactors);
     }
     let local = name
         .strip_prefix("blk.")
@@ -156,13 +271,41 @@ pub fn component(name: &str) -> Option<Component> {
     let known = Local::ALL
         .into_iter()
         .find(|&tensor| local == gguf(tensor) || huggingface(tensor).contains(&local));
-    match known {
-        Some(tensor) => Some(tensor.component()),
-        None if local.contains("_exps.") || local.contains(".experts.") => Some(Component::Experts),
-        // `ffn_gate.7.weight`: one expert of an old Mixtral file.
-        None if local.starts_with("ffn_") => Some(Component::Experts),
-        None => None,
+    known.map(Local::layer_type).or_else(|| of_experts(local))
+}
+
+/// What a tensor is for, by its name in either naming; `None` for one that no supported architecture has.
+pub fn component(name: &str) -> Option<Component> {
+    layer_type(name).map(LayerType::component)
+}
+
+/// Whether a file may hold this tensor although nothing here reads it.
+pub(crate) fn is_redundant(name: &str) -> bool {
+    Naming::Gguf.is_redundant(name) || Naming::Huggingface.is_redundant(name)
+}
+
+/// Which matrix of an expert a tensor of a layer is.
+fn of_experts(local: &str) -> Option<LayerType> {
+    let of_mixtral = |weight: &str| match weight {
+        "w1" => Some(LayerType::ExpertGate),
+        "w2" => Some(LayerType::ExpertDown),
+        "w3" => Some(LayerType::ExpertUp),
+        _ => None,
+    };
+    let of_part = |part: &str| match part {
+        "gate" => Some(LayerType::ExpertGate),
+        "up" => Some(LayerType::ExpertUp),
+        "down" => Some(LayerType::ExpertDown),
+        _ => None,
+    };
+    if let Some((_, expert)) = local.split_once(".experts.") {
+        // `17.up_proj.weight` or `17.w3.weight`.
+        let weight = expert.split('.').nth(1)?;
+        return of_mixtral(weight).or_else(|| of_part(weight.strip_suffix("_proj")?));
     }
+    // `ffn_gate_exps.weight`, or `ffn_gate.7.weight` of an old Mixtral file.
+    let part = local.strip_prefix("ffn_")?.split('.').next()?;
+    of_part(part.strip_suffix("_exps").unwrap_or(part))
 }
 
 const fn gguf(tensor: Local) -> &'static str {

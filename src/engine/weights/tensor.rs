@@ -9,6 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tokgate_kernels::{BlockQ8_0, DType, MatRef, Weights, q8_0};
 
+use crate::engine::gguf::BlockQuant;
 use crate::engine::mapping::{self, Buffer, Element, Mapping};
 
 /// Sizes of a weight tensor: `experts` matrices of `rows × cols`, one after the other.
@@ -110,26 +111,70 @@ impl Tensor {
                 && parts.iter().all(|other| other.shape == part),
             "the parts make up {shape}"
         );
+        if !parts.iter().all(|part| part.dtype == dtype) {
+            let part_rows = part.experts * part.rows;
+            return Self::converted(shape, dtype, threads, |row, wide| {
+                let part = &parts[row / part_rows];
+                part.view().widen_row(row % part_rows, wide);
+            });
+        }
         let len = shape.bytes(dtype).expect("rows of whole blocks");
         let mut out = Buffer::zeroed(len);
-        if parts.iter().all(|part| part.dtype == dtype) {
-            for (out, part) in out.elements_mut().chunks_mut(len / parts.len()).zip(parts) {
-                out.copy_from_slice(part.raw());
-            }
-        } else {
-            let rows = Rows { parts, shape };
-            match dtype {
-                DType::F32 => rows.convert(out.elements_mut(), threads, |row, out| {
-                    out.copy_from_slice(row);
-                }),
-                DType::F16 => rows.convert(out.elements_mut::<f16>(), threads, |row, out| {
-                    out.convert_from_f32_slice(row);
-                }),
-                DType::Bf16 => rows.convert(out.elements_mut::<bf16>(), threads, |row, out| {
-                    out.convert_from_f32_slice(row);
-                }),
-                DType::Q8_0 => rows.convert(out.elements_mut(), threads, q8_0::quantize_row),
-            }
+        for (out, part) in out.elements_mut().chunks_mut(len / parts.len()).zip(parts) {
+            out.copy_from_slice(part.raw());
+        }
+        Self {
+            dtype,
+            shape,
+            mapping: Arc::new(out.into()),
+            range: 0..len,
+        }
+    }
+
+    /// Blocks without kernels, converted to `dtype` by `threads` threads; `None` if they are not as many bytes as the
+    /// shape wants.
+    ///
+    /// # Panics
+    /// If `dtype` cannot hold rows of that length.
+    pub fn requantized(
+        quant: BlockQuant,
+        shape: Shape,
+        blocks: &[u8],
+        dtype: DType,
+        threads: usize,
+    ) -> Option<Self> {
+        let row_bytes = quant.row_bytes(shape.cols)?;
+        let wanted = row_bytes.checked_mul(shape.experts * shape.rows)?;
+        (blocks.len() == wanted).then(|| {
+            Self::converted(shape, dtype, threads, |row, wide| {
+                quant.dequantize(&blocks[row * row_bytes..][..row_bytes], wide);
+            })
+        })
+    }
+
+    /// A tensor of rows that `widen` writes as f32, each by its number among the rows of all experts.
+    fn converted(
+        shape: Shape,
+        dtype: DType,
+        threads: usize,
+        widen: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let len = shape.bytes(dtype).expect("rows of whole blocks");
+        let mut out = Buffer::zeroed(len);
+        let rows = Rows {
+            shape,
+            threads,
+            widen,
+        };
+        match dtype {
+            DType::F32 => rows.convert(out.elements_mut(), |row, out| out.copy_from_slice(row)),
+            DType::F16 => rows.convert(out.elements_mut::<f16>(), |row, out| {
+                out.convert_from_f32_slice(row);
+            }),
+            DType::Bf16 => rows.convert(out.elements_mut::<bf16>(), |row, out| {
+                out.convert_from_f32_slice(row);
+            }),
+            DType::Q8_0 => rows.convert(out.elements_mut(), q8_0::quantize_row),
         }
         Self {
             dtype,
@@ -181,34 +226,27 @@ impl Tensor {
     }
 }
 
-/// The rows of several matrices of one shape, counted through.
-struct Rows<'a> {
-    parts: &'a [Tensor],
-    /// Of all of them together.
+/// The rows of all experts' matrices, counted through.
+struct Rows<W> {
     shape: Shape,
+    threads: usize,
+    /// Writes a row as f32.
+    widen: W,
 }
 
-impl Rows<'_> {
+impl<W: Fn(usize, &mut [f32]) + Sync> Rows<W> {
     /// Widens all rows to f32, and lets `narrow` write them to `out`.
-    fn convert<T: Send>(
-        &self,
-        out: &mut [T],
-        threads: usize,
-        narrow: impl Fn(&[f32], &mut [T]) + Sync,
-    ) {
+    fn convert<T: Send>(&self, out: &mut [T], narrow: impl Fn(&[f32], &mut [T]) + Sync) {
         let rows = self.shape.experts * self.shape.rows;
-        let part_rows = rows / self.parts.len();
         let out_cols = out.len() / rows;
-        let share = rows.div_ceil(threads.max(1));
+        let share = rows.div_ceil(self.threads.max(1));
         thread::scope(|scope| {
             for (index, chunk) in out.chunks_mut(share * out_cols).enumerate() {
                 let narrow = &narrow;
                 let mut work = move || {
                     let mut wide = vec![0.0; self.shape.cols];
                     for (row, out) in chunk.chunks_mut(out_cols).enumerate() {
-                        let row = index * share + row;
-                        let part = &self.parts[row / part_rows];
-                        part.view().widen_row(row % part_rows, &mut wide);
+                        (self.widen)(index * share + row, &mut wide);
                         narrow(&wide, out);
                     }
                 };

@@ -7,6 +7,7 @@ use candle_core::{DType as CandleType, Device, Tensor as Candle};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokgate::engine::gguf::{Gguf, Parts};
+use tokgate::engine::inspect::Inspection;
 use tokgate::engine::model_file::ModelFile;
 use tokgate::engine::safetensors::{Folder, Safetensors};
 use tokgate::engine::synth::Preset;
@@ -464,4 +465,68 @@ fn a_type_that_models_do_not_come_in_is_named() {
         .unwrap_err()
         .to_string();
     assert!(text.contains("give the folder"), "{text}");
+}
+
+/// As AutoGPTQ, AutoAWQ and others write their tensors: packed weights, scales and zeros instead of a matrix.
+#[test]
+fn other_quantisations_are_named_with_a_tensor_and_a_way_out() {
+    let model = File::synth(Preset::TinyDense, DType::F32);
+    let gptq = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
+    let awq = json!({"quant_method": "awq", "bits": 4});
+    let fp8 = json!({"quant_method": "fp8", "weight_block_size": [128, 128]});
+    let cases = [
+        (
+            Some(gptq),
+            vec!["qweight", "g_idx"],
+            "quantised with GPTQ to 4 bits",
+        ),
+        (Some(awq), vec!["qweight"], "quantised with AWQ to 4 bits"),
+        (Some(fp8), vec!["weight_scale_inv"], "quantised with FP8"),
+        // The configuration of a folder of 2023 says nothing; its tensors do.
+        (None, vec!["qweight", "g_idx"], "quantised with GPTQ"),
+        (
+            None,
+            vec!["weight_packed"],
+            "quantised with compressed-tensors",
+        ),
+    ];
+    for (quantization, parts, wanted) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tensors = tensors(&model, CandleType::F32);
+        for layer in 0..2 {
+            let name = format!("model.layers.{layer}.self_attn.q_proj");
+            let matrix = tensors.remove(&format!("{name}.weight")).unwrap();
+            for part in &parts {
+                tensors.insert(format!("{name}.{part}"), matrix.clone());
+            }
+        }
+        write(folder.path(), Preset::TinyDense, &tensors, 1);
+        let config = folder.path().join("config.json");
+        let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        if let Some(quantization) = quantization {
+            fields["quantization_config"] = quantization;
+        }
+        std::fs::write(&config, fields.to_string()).unwrap();
+
+        let error = ModelFile::open(folder.path(), LoadOptions::default()).unwrap_err();
+        let text = error.to_string();
+        let tensor = format!(
+            "\"model.layers.0.self_attn.q_proj.{}\" and 1 more",
+            parts[0]
+        );
+        for part in [wanted, &tensor, "--dtype q8_0", "a GGUF file of it"] {
+            assert!(text.contains(part), "{text} lacks {part}");
+        }
+        let inspection = Inspection::open(folder.path()).unwrap();
+        assert!(
+            inspection.problems[0].contains(wanted),
+            "{:?}",
+            inspection.problems
+        );
+        assert_eq!(
+            inspection.sizes.unwrap().n_layer,
+            2,
+            "its sizes are read all the same"
+        );
+    }
 }

@@ -2,9 +2,11 @@
 
 use half::{bf16, f16};
 use tokgate::engine::config::ModelConfig;
-use tokgate::engine::gguf::{Gguf, Parts};
+use tokgate::engine::gguf::{BlockQuant, Gguf, Parts};
 use tokgate::engine::synth::Preset;
-use tokgate::engine::weights::{Component, Ffn, LoadOptions, ModelWeights, Tensor, WeightsError};
+use tokgate::engine::weights::{
+    Component, Ffn, LoadOptions, ModelWeights, Requantized, Tensor, WeightsError,
+};
 use tokgate_kernels::{BlockQ8_0, DType};
 
 use crate::raw::File;
@@ -112,10 +114,20 @@ fn a_type_without_kernels_is_named_with_what_to_do() {
         ),
         "{text}"
     );
-    assert!(
-        text.contains("llama-quantize") && text.contains("Q8_0"),
-        "{text}"
-    );
+    assert!(text.contains("--requantize q8_0"), "{text}");
+
+    // IQ4_XS: 256 weights in 136 bytes, which nothing here reads.
+    let tensor = file.tensor_mut("blk.0.attn_v.weight");
+    tensor.kind = 23;
+    tensor.data = vec![0; 128 * 136];
+    for requantize in [None, Some(DType::Q8_0)] {
+        let text = load_requantized(&file, requantize).unwrap_err().to_string();
+        assert!(
+            text.contains("is of type IQ4_XS, for which there are no kernels")
+                && text.contains("llama-quantize"),
+            "{text}"
+        );
+    }
 
     let mut file = File::synth(Preset::TinyDense, DType::Q8_0);
     let tensor = file.tensor_mut("blk.0.attn_norm.weight");
@@ -124,8 +136,87 @@ fn a_type_without_kernels_is_named_with_what_to_do() {
     let text = load(&file).unwrap_err().to_string();
     assert_eq!(
         text,
-        "tensor \"blk.0.attn_norm.weight\" is of type q8_0, but a vector is F32, F16 or BF16"
+        "tensor \"blk.0.attn_norm.weight\" is of type Q8_0, but a vector is F32, F16 or BF16"
     );
+}
+
+fn load_requantized(file: &File, requantize: Option<DType>) -> Result<ModelWeights, WeightsError> {
+    let parts = Parts::from(Gguf::parse(&file.bytes()).unwrap());
+    let config = ModelConfig::from_gguf(&parts).unwrap();
+    let options = LoadOptions {
+        requantize,
+        ..LoadOptions::default()
+    };
+    ModelWeights::from_gguf(&parts, &config, options)
+}
+
+/// A block of Q4_K with scales of 0.01 and every other bit by its place.
+fn q4_k_block(seed: usize) -> Vec<u8> {
+    let scale = f16::from_f32(0.01).to_le_bytes();
+    let rest = (0..140).map(|at| ((at * 37 + seed * 101) % 256) as u8);
+    [scale, scale].concat().into_iter().chain(rest).collect()
+}
+
+#[test]
+fn blocks_without_kernels_are_requantised_when_that_was_asked_for() {
+    let mut file = File::synth(Preset::TinyDense, DType::Q8_0);
+    let blocks: Vec<u8> = (0..128).flat_map(q4_k_block).collect();
+    for layer in 0..2 {
+        let tensor = file.tensor_mut(&format!("blk.{layer}.attn_v.weight"));
+        tensor.kind = 12;
+        tensor.data = blocks.clone();
+    }
+    let mut wanted = vec![0.0; 128 * 256];
+    BlockQuant::Q4K.dequantize(&blocks, &mut wanted);
+    let untouched = load(&File::synth(Preset::TinyDense, DType::Q8_0)).unwrap();
+    assert!(untouched.requantized.is_empty());
+    for (target, error) in [(DType::Bf16, 1.0 / 256.0), (DType::Q8_0, 1.0 / 100.0)] {
+        let weights = load_requantized(&file, Some(target)).unwrap();
+        let requantized = Requantized {
+            from: BlockQuant::Q4K,
+            to: target,
+            tensors: 2,
+        };
+        assert_eq!(weights.requantized, [requantized]);
+        for layer in &weights.layers {
+            assert_eq!(layer.wv.dtype(), target);
+            let largest = wanted.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+            for (found, wanted) in values(&layer.wv).iter().zip(&wanted) {
+                assert!(
+                    (found - wanted).abs() <= error * largest,
+                    "{found} {wanted}"
+                );
+            }
+            // What has kernels stays as the file has it.
+            assert_eq!(layer.wq.dtype(), DType::Q8_0);
+        }
+        let (one, other) = (&weights.layers[0].wq, &untouched.layers[0].wq);
+        assert!(values(one) == values(other));
+    }
+}
+
+#[test]
+fn routers_and_lone_experts_can_be_requantised() {
+    let mut file = File::synth(Preset::TinyMoe, DType::F32);
+    // Q4_0: 32 weights in 18 bytes.
+    let blocks = |elements: usize| -> Vec<u8> {
+        let block = [&f16::from_f32(0.01).to_le_bytes()[..], &[0x5a; 16]].concat();
+        block.repeat(elements / 32)
+    };
+    for name in ["blk.0.ffn_gate_inp.weight", "blk.0.ffn_up_exps.weight"] {
+        let tensor = file.tensor_mut(name);
+        let elements: u64 = tensor.dims.iter().product();
+        tensor.kind = 2;
+        tensor.data = blocks(elements as usize);
+    }
+    let weights = load_requantized(&file, Some(DType::Bf16)).unwrap();
+    let Ffn::Moe { router, up, .. } = &weights.layers[0].ffn else {
+        panic!("no experts");
+    };
+    assert_eq!((router.dtype(), up.dtype()), (DType::F32, DType::Bf16));
+    // The low nibbles, 10, are 2 above zero, the high ones, 5, are 3 below.
+    let d = f16::from_f32(0.01).to_f32();
+    assert_eq!(values(router)[15..17], [2.0 * d, -3.0 * d]);
 }
 
 #[test]

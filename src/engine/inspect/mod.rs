@@ -1,5 +1,7 @@
 //! What is in a model's files, without loading it; also for models that cannot be run.
 
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -7,9 +9,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::config::{ConfigError, ModelConfig};
-use super::gguf::{Array, Parts, Value};
+use super::gguf::{Array, BlockQuant, Parts, Value};
 use super::model_file::{Kind, ModelError, kind};
-use super::safetensors::Folder;
+use super::safetensors::{Folder, Quantized};
 use super::weights::{Component, component};
 
 /// The version of the JSON form; it changes when a field goes or changes its meaning.
@@ -49,6 +51,8 @@ pub struct Inspection {
     pub metadata: Vec<Entry>,
     /// All tensors in the files' order.
     pub tensors: Vec<TensorRow>,
+    #[serde(skip)]
+    config: Option<ModelConfig>,
 }
 
 /// The sizes of a model; see [`ModelConfig`].
@@ -120,6 +124,9 @@ pub struct TensorRow {
     pub offset: u64,
     /// Which of the files holds it, from 0.
     pub file: usize,
+    /// Elements of a row: the fastest-running size.
+    #[serde(skip)]
+    cols: usize,
 }
 
 impl Inspection {
@@ -137,11 +144,13 @@ impl Inspection {
     fn of_gguf(parts: &Parts) -> Self {
         let gguf = parts.first();
         let mut tensors = Vec::new();
-        let mut problems = Vec::new();
+        let (mut problems, mut blocks) = (Vec::new(), Vec::new());
         for (file, part) in parts.iter().enumerate() {
             for tensor in part.tensors() {
-                if tensor.kind.dtype().is_none() {
-                    problems.push((tensor.kind.name(), &tensor.name));
+                match (tensor.kind.dtype(), BlockQuant::of(tensor.kind)) {
+                    (Some(_), _) => {}
+                    (None, Some(_)) => blocks.push((tensor.kind.name(), &tensor.name)),
+                    (None, None) => problems.push((tensor.kind.name(), &tensor.name)),
                 }
                 tensors.push(TensorRow {
                     name: tensor.name.clone(),
@@ -151,16 +160,24 @@ impl Inspection {
                     bytes: tensor.data.len() as u64,
                     offset: tensor.data.start as u64,
                     file,
+                    cols: tensor.dims.first().copied().unwrap_or(1),
                 });
             }
         }
         let mut inspection = Self::of_tensors(format!("GGUF v{}", gguf.version()), tensors);
-        if let Some((kind, name)) = problems.first() {
-            inspection.problems.push(format!(
-                "{} tensors, {name} the first, are of types without kernels ({kind}); there are kernels for F32, F16, \
-                 BF16 and Q8_0",
-                problems.len()
-            ));
+        for (found, way_out) in [
+            (problems, "there are kernels for F32, F16, BF16 and Q8_0"),
+            (
+                blocks,
+                "only --requantize q8_0 or bf16 at load makes them run",
+            ),
+        ] {
+            if let Some((kind, name)) = found.first() {
+                inspection.problems.push(format!(
+                    "{} tensors, {name} the first, are of types without kernels ({kind}); {way_out}",
+                    found.len()
+                ));
+            }
         }
         if inspection.tensors.is_empty() {
             inspection
@@ -189,13 +206,22 @@ impl Inspection {
                 bytes: tensor.data.len() as u64,
                 offset: tensor.data.start as u64,
                 file,
+                cols: tensor.shape.last().copied().unwrap_or(1),
             }));
         }
         let mut inspection = Self::of_tensors("safetensors".to_owned(), tensors);
         inspection.files = folder.shards().len();
         let shards = folder.shards().iter();
         inspection.file_bytes = shards.map(|shard| shard.mapping().len() as u64).sum();
-        let config = ModelConfig::from_huggingface(folder.config());
+        let quantized = Quantized::detect(folder);
+        let config = match &quantized {
+            // Only its sizes are wanted.
+            Some(_) => ModelConfig::from_huggingface(&without_quantization(folder.config())),
+            None => ModelConfig::from_huggingface(folder.config()),
+        };
+        inspection
+            .problems
+            .extend(quantized.map(|quantized| quantized.to_string()));
         if let Ok(config) = &config {
             inspection.architecture = Some(config.architecture.name().to_owned());
             inspection.name.clone_from(&config.name);
@@ -243,20 +269,35 @@ impl Inspection {
             problems: Vec::new(),
             metadata: Vec::new(),
             tensors,
+            config: None,
         }
     }
 
     fn configured(mut self, config: Result<ModelConfig, ConfigError>) -> Self {
         match config {
-            Ok(config) => self.sizes = Some(config.into()),
+            Ok(config) => {
+                self.sizes = Some(Sizes::from(&config));
+                self.config = Some(config);
+            }
             Err(error) => self.problems.push(error.to_string()),
         }
         self
     }
 }
 
-impl From<ModelConfig> for Sizes {
-    fn from(config: ModelConfig) -> Self {
+/// A `config.json` without its `quantization_config`.
+fn without_quantization(config: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice(config) {
+        Ok(serde_json::Value::Object(mut fields)) => {
+            fields.shift_remove("quantization_config");
+            serde_json::Value::Object(fields).to_string().into_bytes()
+        }
+        _ => config.to_vec(),
+    }
+}
+
+impl From<&ModelConfig> for Sizes {
+    fn from(config: &ModelConfig) -> Self {
         Self {
             n_layer: config.n_layer,
             n_embd: config.n_embd,

@@ -1,31 +1,70 @@
 //! `tokgate inspect`: what is in a model's files.
 
+mod memory;
+
 use std::fmt::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{DecimalBytes, HumanCount};
 
-use super::Outcome;
+use serde::Serialize;
+use tokgate_kernels::DType;
+
+use super::{Outcome, model};
 use crate::cli::{InspectArgs, InspectFormat};
+use crate::engine::inspect::memory::{Memory, Plan};
 use crate::engine::inspect::{Entry, Inspection, Share, Sizes, TensorRow};
+use crate::render::terminal::{Style, push_wrapped};
 
 /// Columns of text: what every terminal shows.
 const WIDTH: u16 = 80;
 
+const WRAPPED: Style = Style {
+    width: Some(WIDTH as usize),
+    colour: false,
+};
+
+/// The JSON: what is in the files, and what it takes to run it.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    kind: &'static str,
+    #[serde(flatten)]
+    inspection: &'a Inspection,
+    memory: &'a Memory,
+}
+
 /// Runs the subcommand.
 ///
 /// # Errors
-/// If the files cannot be read as a model.
+/// If the files cannot be read as a model, or its matrices cannot be of the type that was asked for.
 pub fn run(args: &InspectArgs) -> anyhow::Result<Outcome> {
     let inspection = Inspection::open(&args.model)?;
-    match args.output {
-        InspectFormat::Json => println!("{}", serde_json::to_string_pretty(&inspection)?),
-        InspectFormat::Text => print!("{}", text(&args.model.display().to_string(), &inspection)),
-    }
+    let memory = Memory::new(
+        &inspection,
+        Plan {
+            context: args.ctx.map(|context| context as usize),
+            kv: model::kv(args.kv),
+            rows: args.ubatch_size,
+            dtype: args.dtype.map(DType::from),
+        },
+    )?;
+    super::print(&match args.output {
+        InspectFormat::Json => {
+            let document = Document {
+                schema: inspection.schema_version,
+                kind: "inspect",
+                inspection: &inspection,
+                memory: &memory,
+            };
+            serde_json::to_string_pretty(&document)? + "\n"
+        }
+        InspectFormat::Text => text(&args.model.display().to_string(), &inspection, &memory),
+    })?;
     Ok(Outcome::Clean)
 }
 
-fn text(path: &str, inspection: &Inspection) -> String {
+fn text(path: &str, inspection: &Inspection, memory: &Memory) -> String {
     let mut out = format!(
         "{path}: {}, {}",
         inspection.format,
@@ -36,7 +75,7 @@ fn text(path: &str, inspection: &Inspection) -> String {
     }
     out.push('\n');
     for problem in &inspection.problems {
-        let _ = writeln!(out, "cannot be run: {}", printable(problem));
+        push_wrapped(&mut out, "cannot be run: ", problem, WRAPPED);
     }
 
     let mut about = table();
@@ -63,6 +102,7 @@ fn text(path: &str, inspection: &Inspection) -> String {
     align_right(&mut shares, 1..5);
     if !inspection.tensors.is_empty() {
         section(&mut out, &shares);
+        memory::write(&mut out, memory);
     }
 
     out.push('\n');
