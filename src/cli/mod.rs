@@ -8,6 +8,9 @@ mod gate;
 mod model;
 mod probe;
 mod prompts;
+mod run;
+mod sweep;
+mod task;
 mod trend;
 
 use clap::{Parser, Subcommand};
@@ -21,10 +24,13 @@ pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use model::{
     InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RequantizeType,
-    RunArgs, RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
+    RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
 };
 pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};
 pub use prompts::{PromptsApi, PromptsArgs, PromptsFormat};
+pub use run::{MetricsFormat, RunArgs};
+pub use sweep::SweepArgs;
+pub use task::{TaskArgs, TaskCommand, TaskMode, TaskRunArgs, TaskSortArgs};
 pub use trend::{ExportArgs, ExportFormat, HistoryArgs};
 
 /// Kernels that run large language models on CPUs, and the suite that catches the commit which made them slower.
@@ -56,6 +62,10 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Time a running server's answers to six fixed prompts.
     Prompts(PromptsArgs),
+    /// Measure prompt processing and generation at several thread counts, and recommend one for each.
+    Sweep(SweepArgs),
+    /// Make or run a task of many conversations, such as sorting numbers.
+    Task(TaskArgs),
     /// Write the logits of given tokens.
     Logits(LogitsArgs),
     /// Print what is in a model's files: sizes, types, metadata, tensors.

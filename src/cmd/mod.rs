@@ -6,6 +6,7 @@ mod bisect_step;
 mod calibrate;
 mod comment;
 mod compare;
+mod experts;
 mod export;
 mod gate;
 mod history;
@@ -18,7 +19,9 @@ mod prompts;
 mod record;
 mod run;
 mod runtime;
+mod sweep;
 mod synth;
+mod task;
 mod tokenize;
 
 use std::io::{self, Write};
@@ -62,6 +65,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Probe(args) => probe::run(&args),
         Command::Prompts(args) => prompts::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Sweep(args) => sweep::run(&args),
+        Command::Task(args) => task::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Record(args) => record::run(&args),

@@ -49,15 +49,6 @@ impl From<&BenchArgs> for Conversion {
     }
 }
 
-impl From<Option<WeightType>> for Conversion {
-    fn from(dtype: Option<WeightType>) -> Self {
-        Self {
-            dtype,
-            requantize: None,
-        }
-    }
-}
-
 /// Loads a model, converting its matrices if that was asked for; weights that are rounded once more are told of on
 /// standard error.
 ///

@@ -7,6 +7,7 @@ pub mod dmi;
 pub mod limits;
 pub mod machine;
 pub mod peak;
+pub mod process;
 pub mod report;
 pub mod system;
 pub mod transfer;

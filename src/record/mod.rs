@@ -15,6 +15,7 @@ pub mod results;
 pub mod store;
 pub mod trial;
 
+mod figures;
 mod files;
 mod id;
 mod measurement;
@@ -24,6 +25,7 @@ mod remote;
 mod run;
 mod stat;
 
+pub use figures::{Better, FIGURES_SCHEMA, Figure};
 pub use files::FileError;
 pub(crate) use files::{read_text, write_whole};
 pub use id::{BenchId, IdError, IdParts, MAX_ID_LEN};

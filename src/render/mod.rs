@@ -3,7 +3,9 @@
 //! Names of benches come from anywhere, so every writer makes them harmless for its medium.
 
 pub mod bisection;
+pub mod experts;
 pub mod export;
+pub mod figures;
 pub mod history;
 pub mod json;
 pub mod junit;
@@ -13,6 +15,7 @@ pub mod prompts;
 pub mod pull_request;
 pub mod roofline;
 pub mod side_by_side;
+pub mod sweep;
 pub mod terminal;
 pub mod trial;
 

@@ -1,3 +1,5 @@
 //! What is asked of a model: prompts and tasks, the same for a model in this process and for a server elsewhere.
 
+pub mod numpy;
 pub mod prompts;
+pub mod sort;

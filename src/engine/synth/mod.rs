@@ -20,7 +20,7 @@ use std::thread;
 use tokgate_kernels::DType;
 
 pub use file::SynthError;
-pub use plan::Plan;
+pub use plan::{Plan, model_entries};
 pub use presets::Preset;
 
 /// Bytes that a thread makes at a time: large enough for the disk, small enough to stay in the cache until written.

@@ -45,7 +45,13 @@ impl Plan {
         let mut config = synth.preset.config();
         config.n_layer = synth.layers.unwrap_or(config.n_layer);
         let mut writer = Writer::default();
-        model_entries(&mut writer, &config, synth.dtype);
+        let name = config.name.clone().unwrap_or_default();
+        model_entries(
+            &mut writer,
+            &config,
+            synth.dtype,
+            &format!("{name} synthetic"),
+        );
         if synth.vocabulary {
             for (key, value) in synthetic(config.n_vocab, synth.seed).into_metadata() {
                 writer.entry(key, &value);
@@ -97,10 +103,10 @@ impl Plan {
     }
 }
 
-fn model_entries(writer: &mut Writer, config: &ModelConfig, dtype: DType) {
+/// Adds the metadata of a model whose matrices are of `dtype` and which calls itself `name`.
+pub fn model_entries(writer: &mut Writer, config: &ModelConfig, dtype: DType, name: &str) {
     let number = |value: usize| MetaValue::U32(value as u32);
     let architecture = config.architecture;
-    let name = config.name.clone().unwrap_or_default();
     // llama.cpp's `enum llama_ftype`.
     let file_type = match dtype {
         DType::F32 => 0,
@@ -111,7 +117,7 @@ fn model_entries(writer: &mut Writer, config: &ModelConfig, dtype: DType) {
     let text = |text: &str| MetaValue::Str(text.to_owned());
     writer.entry("general.architecture", &text(architecture.name()));
     writer.entry("general.type", &text("model"));
-    writer.entry("general.name", &text(&format!("{name} synthetic")));
+    writer.entry("general.name", &text(name));
     writer.entry("general.file_type", &number(file_type));
     writer.entry("general.quantization_version", &number(2));
 
