@@ -17,8 +17,6 @@ pub mod engine;
 pub mod generation;
 pub mod github;
 pub mod judge;
-pub mod judge;
-pub mod lab;
 pub mod lab;
 pub mod load;
 pub mod metrics;

@@ -67,6 +67,8 @@ const HEIGHT: f64 = 260.0;
 const INK: &str = "#1f4e8c";
 const MARK: &str = "#c2410c";
 
+type RateOf = fn(&Row) -> &Rate;
+
 /// An SVG of two panels, prefill and decode, from zero up; whiskers from the slowest repetition to the fastest.
 pub fn plot(title: &str, rows: &[Row], recommended: Recommended) -> String {
     let whole = TOP + HEIGHT + 64.0;
@@ -76,7 +78,7 @@ pub fn plot(title: &str, rows: &[Row], recommended: Recommended) -> String {
          <text x=\"{LEFT}\" y=\"24\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
         super::experts::escaped(title)
     );
-    let panels: [(&str, fn(&Row) -> &Rate, usize); 2] = [
+    let panels: [(&str, RateOf, usize); 2] = [
         ("prefill, tok/s", |row| &row.prefill, recommended.prefill),
         ("decode, tok/s", |row| &row.decode, recommended.decode),
     ];
@@ -94,7 +96,7 @@ pub fn plot(title: &str, rows: &[Row], recommended: Recommended) -> String {
     svg
 }
 
-fn panel(svg: &mut String, rows: &[Row], rate: fn(&Row) -> &Rate, best: usize, left: f64) {
+fn panel(svg: &mut String, rows: &[Row], rate: RateOf, best: usize, left: f64) {
     let most = rows.iter().map(|row| rate(row).max).fold(0.0, f64::max);
     let step = nice_step(most / 4.0);
     let top = step * (most / step).ceil().max(1.0);

@@ -200,7 +200,7 @@ mod tests {
                 ),
             ),
             ((2, 0, 3), concat!("[\n", "[],\n", "[]\n", "]",)),
-            ((0, 5, 3), concat!("[]",)),
+            ((0, 5, 3), "[]"),
         ];
         for ((batches, per_batch, ints), file) in files {
             assert_eq!(task(batches, per_batch, ints).json().unwrap(), file);

@@ -13,14 +13,17 @@ use super::openapi;
 pub const REPOSITORY: &str = "tokgate/tokgate";
 pub const BOT: &str = "github-actions[bot]";
 
+/// An answer that is given once: a part of the path, status, headers, body.
+type Answer = (&'static str, u16, Vec<(&'static str, String)>, String);
+
 /// What GitHub knows, and what it was asked.
 #[derive(Default)]
 pub struct State {
     pub comments: Vec<Value>,
     pub pulls: Vec<Value>,
     pub checks: Vec<Value>,
-    /// Answers to give before any of its own: a part of the path, status, headers, body.
-    pub answers: Vec<(&'static str, u16, Vec<(&'static str, String)>, String)>,
+    /// Answers to give before any of its own.
+    pub answers: Vec<Answer>,
     /// Another run's comment, which comes to be just before the next one is made.
     pub racing: Option<Value>,
     /// The login of the token; `GET /user` is refused without one, as it is to the token of a workflow.
@@ -230,7 +233,7 @@ fn route(state: &mut State, request: &Request) -> (u16, Value) {
             let found = state
                 .comments
                 .iter_mut()
-                .find(|known| known["id"].to_string() == *id);
+                .find(|known| is_numbered(&known["id"], id));
             match found {
                 Some(found) => {
                     found["body"] = request.body["body"].clone();
@@ -242,7 +245,7 @@ fn route(state: &mut State, request: &Request) -> (u16, Value) {
         ("DELETE", ["issues", "comments", id]) => {
             state
                 .comments
-                .retain(|known| known["id"].to_string() != *id);
+                .retain(|known| !is_numbered(&known["id"], id));
             (204, Value::Null)
         }
         ("GET", ["pulls"]) => {
@@ -261,7 +264,7 @@ fn route(state: &mut State, request: &Request) -> (u16, Value) {
             let found = state
                 .pulls
                 .iter()
-                .find(|pull| pull["number"].to_string() == *number);
+                .find(|pull| is_numbered(&pull["number"], number));
             found.map_or(not_found, |pull| (200, pull.clone()))
         }
         ("POST", ["check-runs"]) => {
@@ -280,4 +283,10 @@ fn route(state: &mut State, request: &Request) -> (u16, Value) {
         }
         _ => not_found,
     }
+}
+
+fn is_numbered(number: &Value, text: &str) -> bool {
+    number
+        .as_u64()
+        .is_some_and(|number| text.parse() == Ok(number))
 }

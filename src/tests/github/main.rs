@@ -12,6 +12,7 @@ use tokgate::github::{
     Annotation, CheckRun, Conclusion, Hub, HubError, Level, Patience, Posted, Tag, Token,
 };
 
+/// The commit that the fake's pull request is at.
 pub const HEAD: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 fn hub(fake: &Fake) -> Hub {
