@@ -7,11 +7,12 @@ set -euo pipefail
 remote=${BASELINES_REMOTE:-origin}
 own_branch=tokgate/baselines
 
-git add -A -- baselines
-if git diff --cached --quiet -- baselines; then
+# Unlike `git add`, this has nothing to say about a repository that has no baselines yet.
+if [ -z "$(git status --porcelain -- baselines)" ]; then
   echo "the baselines are as they were"
   exit
 fi
+git add -A -- baselines
 measured=$(git rev-parse --short=10 HEAD)
 git -c user.name='github-actions[bot]' -c user.email='41898282+github-actions[bot]@users.noreply.github.com' \
   commit --quiet -m "Record the baselines of $measured" -- baselines

@@ -62,7 +62,7 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Time a running server's answers to six fixed prompts.
     Prompts(PromptsArgs),
-    /// Measure prompt processing and generation at several thread counts, and recommend one for each.
+    /// Measure a model at several thread counts, and recommend one for prompts and one for generation.
     Sweep(SweepArgs),
     /// Make or run a task of many conversations, such as sorting numbers.
     Task(TaskArgs),

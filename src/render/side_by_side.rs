@@ -366,7 +366,7 @@ mod tests {
         }
         insta::assert_snapshot!(markdown(&sides(&two)));
         let json: serde_json::Value = serde_json::from_str(&json(&sides(&three))).unwrap();
-        assert_eq!(json["rows"][7]["metric"], "Request throughput (req/s)");
+        assert_eq!(json["rows"][5]["metric"], "Request throughput (req/s)");
     }
 
     #[test]

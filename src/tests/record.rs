@@ -374,7 +374,7 @@ fn a_run_is_recorded_and_compared_in_any_project() {
     assert!(out.contains("▲ plain"), "{out}");
     let (out, _) = project.ends(1, &["compare", "-o", "md"]);
     assert!(
-        out.contains("| <code>plain</code> | 200.0 ns | 50.00 ns | +300.0 |"),
+        out.contains("| `plain` | 200.0 ns | 50.00 ns | +300.0 |"),
         "{out}"
     );
     let (out, _) = project.ends(1, &["compare", "-o", "json"]);
