@@ -4,7 +4,7 @@
 //! and are there without it. Rules that hold for every request:
 //!
 //! - A read is repeated after a rate limit or a server's trouble, at the time that the server names, within
-//!   [`Patience`]. A write is sent once: whether it arrived is then unknown, and a second one could be a second comment.
+//!   `Patience`. A write is sent once: whether it arrived is then unknown, and a second one could be a second comment.
 //! - Requests name paths below the base URL alone, so the token goes nowhere else; redirects are not followed.
 //! - Answers are bounded in size and number of pages; of texts that GitHub sends, only short printable ones are quoted.
 

@@ -2,7 +2,7 @@
 //!
 //! The comment begins with what the gate says, then a table of what moved, the worst first; everything else is folded.
 //! All of it fits into a given number of bytes: rows are left out from the end, and how many is said. Nothing that a
-//! bench is called can become markup, a link, a mention or a reference: it stands in code spans ([`code`]).
+//! bench is called can become markup, a link, a mention or a reference: it stands in code spans.
 
 mod page;
 
