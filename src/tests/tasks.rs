@@ -15,7 +15,7 @@ use tokgate::workload::sort::{SortTask, Task, is_right};
 use tokgate_kernels::{DType, Level, PoolOptions, Runtime};
 
 /// Models that were trained to sort.
-const TRAINED: [&str; 1] = ["dense"];
+const TRAINED: [&str; 2] = ["dense", "moe"];
 
 fn model(kind: &str) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/tests/models");
