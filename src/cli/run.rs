@@ -88,7 +88,7 @@ pub struct RunArgs {
     )]
     pub metrics: Option<MetricsFormat>,
 
-    /// With --metrics: the bandwidth that the memory reaches, in GB/s, to compare with.
+    /// With --metrics: the bandwidth that the memory reaches, in GB/s [default: measured after the generation].
     #[arg(long, value_name = "GB/S", requires = "metrics")]
     pub bandwidth: Option<f64>,
 

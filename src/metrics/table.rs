@@ -93,7 +93,7 @@ table! {
         |o| per(o.timeline.decode_work.macs as f64 / 1e9, decode(o));
     "decode_bandwidth" "GB/s" HIGHER, "bytes of weights, keys, values / decode",
         achieved;
-    "memory_bandwidth" "GB/s" None, "measured: reading DRAM with these threads",
+    "memory_bandwidth" "GB/s" None, "reading as many bytes, right afterwards",
         |o| o.bandwidth_gb_s;
     "bandwidth_share" "%" HIGHER, "100 · decode_bandwidth / memory_bandwidth",
         |o| per(100.0 * achieved(o)?, o.bandwidth_gb_s?);

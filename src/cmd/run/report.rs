@@ -13,6 +13,7 @@ use crate::generation::expert_selections;
 use crate::generation::single::Timeline;
 use crate::metrics::experts::{ExpertUsage, Hot};
 use crate::metrics::{Flag, Observed, Part, Selections, flags};
+use crate::probe::limits::Limits;
 use crate::probe::machine::Machine;
 use crate::probe::process::{self, Memory, Usage};
 use crate::record::{FIGURES_SCHEMA, Figure, write_whole};
@@ -63,11 +64,13 @@ pub fn metrics(
 ) -> anyhow::Result<()> {
     let experts = expert_usage(session, &timeline)?;
     let weights = session.loaded.model.weights();
+    // Before the arrays of the bandwidth, which are no part of the generation.
+    let memory = Memory::now();
     let observed = Observed {
         timeline,
         usage,
         load_s: session.load_s,
-        memory: Memory::now(),
+        memory,
         components: Component::ALL
             .map(|component| (component.name(), weights.size(component).bytes))
             .to_vec(),
@@ -75,7 +78,7 @@ pub fn metrics(
         cpus: runtime::cores(),
         mhz: process::mhz(),
         governor: Machine::detect().governor().map(str::to_owned),
-        bandwidth_gb_s: args.bandwidth,
+        bandwidth_gb_s: Some(bandwidth(args, session)?),
     };
     let figures = observed.figures();
     let flags = flags(&observed);
@@ -114,6 +117,17 @@ pub fn metrics(
         }
     }
     Ok(())
+}
+
+/// What the memory reaches with the threads of the generation, in 10⁹ bytes a second: as given, or measured now.
+fn bandwidth(args: &RunArgs, session: &Session) -> anyhow::Result<f64> {
+    if let Some(given) = args.bandwidth {
+        return Ok(given);
+    }
+    let Session { loaded, rt, .. } = session;
+    let limits = Limits::new(rt, loaded.matrix_type(), loaded.bytes())
+        .context("the memory's bandwidth; give one with --bandwidth")?;
+    Ok(limits.now(rt).gbs)
 }
 
 fn lines(
