@@ -13,6 +13,7 @@ Examples:
   tokgate bisect --good v1.2 --bad HEAD --bench matmul/q8_0/avx2/m1_k4096_n11008
   tokgate bisect --good v1.2 --bad HEAD --bench parse --metric ir -o md > report.md
   tokgate bisect --good v1.2 --bad HEAD --bench parse --resume     after an interruption
+  tokgate bisect --good v1.2 --bad HEAD --bench parse --comment --repo me/project
 
 Commits are built in worktrees outside the repository; your own tree is not touched. Every measurement runs
 the commit and the good end in turn, and only shifts probabilities: see .github/BISECT.md for the method.
@@ -50,6 +51,12 @@ pub struct BisectArgs {
     /// Stay on the first parents, also where a merge is the culprit.
     #[arg(long)]
     pub first_parent: bool,
+    /// Tell the pull request that brought the commit, with the token in GITHUB_TOKEN (feature github).
+    #[arg(long)]
+    pub comment: bool,
+    /// The repository of that pull request; GITHUB_REPOSITORY if left out.
+    #[arg(long, value_name = "OWNER/NAME", requires = "comment")]
+    pub repo: Option<String>,
     /// How to print the answer.
     #[arg(short, long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,

@@ -10,6 +10,8 @@ mod experts;
 mod export;
 mod gate;
 mod history;
+#[cfg(feature = "github")]
+mod hub;
 mod inspect;
 mod logits;
 mod model;
@@ -24,6 +26,7 @@ mod synth;
 mod task;
 mod tokenize;
 
+use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -79,6 +82,11 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Bisect(args) => bisect::run(&args),
         Command::BisectStep(args) => bisect_step::run(&args),
     }
+}
+
+/// An environment variable that says something.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 /// Prints a report. Whoever stops reading it, such as `head`, has seen enough: that is no trouble.

@@ -20,6 +20,14 @@ struct Pull {
     head: Head,
 }
 
+/// A pull request that has a commit.
+#[derive(Deserialize)]
+struct Bringer {
+    number: u64,
+    /// Absent while it is open, and if it was closed.
+    merged_at: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Head {
     sha: String,
@@ -44,6 +52,20 @@ impl Hub {
             number: pull.number,
             head: pull.head.sha,
         })
+    }
+
+    /// The number of the pull request that brought `commit`: the first that was merged, or else the first that has it.
+    ///
+    /// # Errors
+    /// [`HubError`] if GitHub cannot be read, or does not know the commit.
+    pub async fn bringer_of(&self, commit: &str) -> Result<Option<u64>, HubError> {
+        let commit = encoded(commit);
+        let path = format!("/repos/{}/commits/{commit}/pulls", self.repository());
+        let found: Vec<Bringer> = self.read(&path).await?;
+        let first = found
+            .iter()
+            .min_by_key(|pull| (pull.merged_at.is_none(), pull.number));
+        Ok(first.map(|pull| pull.number))
     }
 
     /// The open pull requests whose head is just what `event` says: the repository, the branch and the commit.

@@ -15,6 +15,9 @@ pub const MAX_SUSPECTS: usize = 12;
 /// Skipped commits that are written out.
 const MAX_SKIPPED: usize = 6;
 
+/// Skipped commits that are listed for GitHub, whose comments have an end.
+const MAX_LISTED: usize = 100;
+
 /// What a search came to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bisection {
@@ -152,6 +155,16 @@ impl From<Verification> for Verified {
     }
 }
 
+impl Bisection {
+    /// The commit that may be named in public: found, and not contradicted by fresh links.
+    pub fn accused(&self) -> Option<&str> {
+        let borne_out = self.verification.is_none_or(|seen| seen.verified);
+        let named = matches!(self.found, Found::Commit | Found::OneOf);
+        let culprit = self.culprit.as_ref().filter(|_| borne_out && named);
+        culprit.map(|culprit| culprit.commit.as_str())
+    }
+}
+
 /// For a terminal.
 pub fn text(found: &Bisection, style: Style) -> String {
     let mut text = String::new();
@@ -224,11 +237,16 @@ pub fn markdown(found: &Bisection) -> String {
         let commits: Vec<&str> = found
             .skipped
             .iter()
+            .take(MAX_LISTED)
             .map(|(commit, _)| short(commit))
             .collect();
+        let more = match found.skipped.len() - commits.len() {
+            0 => String::new(),
+            left => format!(" and {left} more"),
+        };
         let _ = writeln!(
             text,
-            "\nDo not build or run: {}",
+            "\nDo not build or run: {}{more}",
             escaped(&commits.join(", "))
         );
     }

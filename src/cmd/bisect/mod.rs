@@ -2,6 +2,11 @@
 
 mod bench;
 mod history;
+#[cfg(feature = "github")]
+mod publish;
+#[cfg(not(feature = "github"))]
+#[path = "unpublished.rs"]
+mod publish;
 mod state;
 
 use std::env;
@@ -22,6 +27,7 @@ use crate::session::stdout_style;
 
 use bench::Counts;
 pub use bench::{Measured, WallClock, Workbench};
+use publish::Publisher;
 use state::{Event, Spent, Stage, State, Subject};
 
 /// Counts that differ by less say nothing of time; below it a clock is asked.
@@ -32,6 +38,10 @@ const MAX_STAGES: usize = 8;
 
 /// Searches, prints the answer, and tells by the outcome whether a commit was found.
 pub fn run(args: &BisectArgs) -> anyhow::Result<Outcome> {
+    let publisher = args
+        .comment
+        .then(|| Publisher::of(args).context("--comment"))
+        .transpose()?;
     let folder = env::current_dir().context("the current folder")?;
     let lab = Lab::open(&folder)?;
     let root = lab.project().root().to_owned();
@@ -115,6 +125,13 @@ pub fn run(args: &BisectArgs) -> anyhow::Result<Outcome> {
         ReportFormat::Md => bisection::markdown(&report),
         ReportFormat::Json => bisection::json(&report),
     })?;
+    if let Some(publisher) = publisher {
+        // The answer stands, whatever the network does.
+        match publisher.publish(&report) {
+            Ok(said) => eprintln!("tokgate: {said}"),
+            Err(error) => eprintln!("tokgate: no comment: {error:#}"),
+        }
+    }
     match report.found {
         Found::Commit | Found::OneOf => Ok(Outcome::Regression),
         Found::NoDifference | Found::Faster => Ok(Outcome::Clean),

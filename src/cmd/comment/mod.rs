@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::Outcome;
+use super::{Outcome, variable};
 use crate::cli::CommentArgs;
 use crate::github::summary;
 use crate::judge::{Gate, trial};
@@ -113,11 +113,6 @@ fn summarise(args: &CommentArgs, page: &Page) {
     if let Err(error) = summary::append(&path, &markdown(page, room)) {
         say(&format!("no summary: {}: {error}", path.display()));
     }
-}
-
-/// An environment variable that says something.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.trim().is_empty())
 }
 
 fn say(text: &str) {

@@ -2,15 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::{Report, say, variable};
 use crate::cli::CommentArgs;
+use crate::cmd::hub::{self, Access};
 use crate::github::event::Event;
-use crate::github::{
-    Annotation, CheckRun, Conclusion, Hub, Level, Patience, Posted, PullRequest, Repository, Tag,
-    Token,
-};
+use crate::github::{Annotation, CheckRun, Conclusion, Hub, Level, PullRequest, Tag};
 use crate::render::pull_request::{MAX_COMMENT_BYTES, Outcome, Page, headline, markdown, notes};
 
 /// Where annotations stand: every Rust project has it, and it declares the benches, whose lines nobody knows.
@@ -20,21 +18,9 @@ const ANNOTATED_FILE: &str = "Cargo.toml";
 pub fn publish(args: &CommentArgs, report: &Report) -> anyhow::Result<()> {
     let tag: Tag = args.name.parse()?;
     let asked = Asked::of(args)?;
-    let repository = repository(args)?;
-    let base_url = args
-        .base_url
-        .clone()
-        .or_else(|| variable("GITHUB_API_URL"))
-        .unwrap_or_else(|| "https://api.github.com".to_owned());
-    let Some(token) = token()? else {
-        bail!("there is no token in GITHUB_TOKEN or GH_TOKEN");
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("the runtime for network requests")?;
-    runtime.block_on(async {
-        let hub = Hub::new(&base_url, repository, token, Patience::default())?;
+    let access = Access::of(args.repo.as_deref(), args.base_url.as_deref())?;
+    hub::run(async {
+        let hub = access.hub()?;
         let pull = find(&hub, &asked, report).await?;
         let author = match &args.author {
             Some(author) => author.clone(),
@@ -42,7 +28,7 @@ pub fn publish(args: &CommentArgs, report: &Report) -> anyhow::Result<()> {
         };
         let text = markdown(&report.page, MAX_COMMENT_BYTES - tag.line().len());
         let posted = hub.put_comment(pull.number, &tag, &author, &text).await;
-        let posted = posted.map(|posted| say_posted(&posted));
+        let posted = posted.map(|posted| println!("{}", hub::told(&posted)));
         if !args.no_check {
             let check = check(&report.page, &format!("tokgate {}", args.name), &pull);
             match hub.put_check(&check).await {
@@ -71,25 +57,6 @@ impl Asked {
             None => bail!("which pull request? Name it with --pr, or an event with --event"),
         }
     }
-}
-
-fn repository(args: &CommentArgs) -> anyhow::Result<Repository> {
-    let given = args.repo.clone();
-    let Some(name) = given.or_else(|| variable("GITHUB_REPOSITORY")) else {
-        bail!("which repository? Name it with --repo, or in GITHUB_REPOSITORY");
-    };
-    Ok(name.parse()?)
-}
-
-fn token() -> anyhow::Result<Option<Token>> {
-    for name in ["GITHUB_TOKEN", "GH_TOKEN"] {
-        if let Some(text) = variable(name) {
-            // Its text must not be quoted, however wrong it is.
-            let token = Token::new(&text).with_context(|| format!("{name} holds no token"))?;
-            return Ok(Some(token));
-        }
-    }
-    Ok(None)
 }
 
 /// The pull request, provided that what was measured is still its head.
@@ -128,14 +95,6 @@ async fn find(hub: &Hub, asked: &Asked, report: &Report) -> anyhow::Result<PullR
                 ),
             }
         }
-    }
-}
-
-fn say_posted(posted: &Posted) {
-    match posted {
-        Posted::Created { url } => println!("comment created: {url}"),
-        Posted::Updated { url } => println!("comment updated: {url}"),
-        Posted::Unchanged { url } => println!("comment says so already: {url}"),
     }
 }
 

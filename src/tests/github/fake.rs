@@ -22,6 +22,8 @@ pub struct State {
     pub comments: Vec<Value>,
     pub pulls: Vec<Value>,
     pub checks: Vec<Value>,
+    /// Commits, and the merged pull request that brought each.
+    pub brought: Vec<(String, u64)>,
     /// Answers to give before any of its own.
     pub answers: Vec<Answer>,
     /// Another run's comment, which comes to be just before the next one is made.
@@ -259,6 +261,14 @@ fn route(state: &mut State, request: &Request) -> (u16, Value) {
                 from.starts_with(&format!("{owner}/"))
             };
             (200, state.pulls.iter().filter(of).cloned().collect())
+        }
+        ("GET", ["commits", commit, "pulls"]) => {
+            let brings = |(known, _): &&(String, u64)| known == commit;
+            let merged = |(_, number): &(String, u64)| json!({ "number": number, "merged_at": "2026-10-01T12:00:00Z" });
+            (
+                200,
+                state.brought.iter().filter(brings).map(merged).collect(),
+            )
         }
         ("GET", ["pulls", number]) => {
             let found = state

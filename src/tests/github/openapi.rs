@@ -18,7 +18,7 @@ struct Operation {
     read: &'static [&'static str],
 }
 
-const OPERATIONS: [Operation; 9] = [
+const OPERATIONS: [Operation; 10] = [
     Operation {
         method: "get",
         path: "/user",
@@ -42,6 +42,14 @@ const OPERATIONS: [Operation; 9] = [
         body: &[],
         success: 200,
         read: &["number", "head.sha", "head.repo.full_name"],
+    },
+    Operation {
+        method: "get",
+        path: "/repos/{}/{}/commits/{}/pulls",
+        query: &[],
+        body: &[],
+        success: 200,
+        read: &["number", "merged_at"],
     },
     Operation {
         method: "get",
