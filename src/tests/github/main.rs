@@ -208,3 +208,13 @@ fn a_check_run_appends_its_annotations_by_fifties() {
     run(async { hub(&fake).put_check(&check(Vec::new())).await }).unwrap();
     fake.assert_described();
 }
+
+#[test]
+fn a_commit_leads_to_the_pull_request_that_brought_it() {
+    let fake = Fake::start("");
+    fake.edit(|state| state.brought = vec![(HEAD.to_owned(), 12), (HEAD.to_owned(), 7)]);
+    let asked = |commit: &str| run(async { hub(&fake).bringer_of(commit).await }).unwrap();
+    assert_eq!(asked(HEAD), Some(7));
+    assert_eq!(asked(&"b".repeat(40)), None);
+    fake.assert_described();
+}
