@@ -108,6 +108,10 @@ pub enum GateFormat {
     Text,
     /// The project's own JSON: the report without the samples, which are in the record.
     Json,
+    /// What a pull request is told, as Markdown for GitHub.
+    Md,
+    /// JUnit XML for other continuous-integration servers: a regression is a failure, what broke an error.
+    Junit,
 }
 
 impl MeasuringArgs {

@@ -154,7 +154,9 @@ fn perplexity_of_a_text() {
         "--json",
     ]);
     let result: Value = serde_json::from_str(&out).unwrap();
-    assert!(result["perplexity"].as_f64().unwrap() > 1.0);
+    // 2355.1 with the scalar kernels, 2361.5 with those that quantise activations: the model and the text are seeded.
+    let perplexity = result["perplexity"].as_f64().unwrap();
+    assert!((perplexity / 2358.0 - 1.0).abs() < 0.01, "{perplexity}");
     assert_eq!(result["tokens_predicted"], 2 * 31);
 }
 

@@ -100,6 +100,11 @@ fn a_slow_down_in_the_working_tree_is_red_and_nothing_else() {
         json["rows"][0]["verdict"],
         serde_json::to_value(Verdict::Regressed).unwrap()
     );
+    for (format, said) in [("md", "`parse/a b`"), ("junit", "type=\"regressed\"")] {
+        let arguments = ["--from", "record.json", "-o", format];
+        let told = stdout(&repository.gate_from(&arguments).code(1));
+        assert!(told.contains(said), "{format}:\n{told}");
+    }
 
     // A regression that was agreed to is not red, a bench that may vanish is not missing.
     let accept = |bench: &str, what: &str| {

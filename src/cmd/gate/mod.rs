@@ -19,7 +19,8 @@ use crate::lab::{Lab, LabError};
 use crate::record::Project;
 use crate::record::calibration::Calibration;
 use crate::record::trial::Trial;
-use crate::render::trial as render;
+use crate::render::pull_request::{MAX_COMMENT_BYTES, Page, markdown};
+use crate::render::{junit, trial as render};
 use crate::session::{read_gate, stdout_style};
 use prepare::Sides;
 use state::State;
@@ -63,6 +64,8 @@ fn print(report: &Report, trial: &Trial, format: GateFormat) -> anyhow::Result<(
     super::print(&match format {
         GateFormat::Text => render::text(report, trial, stdout_style()),
         GateFormat::Json => render::json(report, trial),
+        GateFormat::Md => markdown(&Page::of_trial(report, trial), MAX_COMMENT_BYTES),
+        GateFormat::Junit => junit::report(&Page::of_trial(report, trial)),
     })
 }
 
