@@ -382,7 +382,7 @@ fn the_project_checks_its_own_numerics() {
         .policy
         .checks()
         .iter()
-        .map(|check| &*check.name)
+        .map(|check| check.name.as_str())
         .collect();
     for what in ["error budgets", "logits", "perplexity"] {
         assert!(names.iter().any(|name| name.contains(what)), "{names:?}");
