@@ -36,7 +36,8 @@ fn change(repository: &Repository, at: usize, slow: bool) {
     let ns = if slow { 1100 } else { 1000 };
     repository.benches(&format!(r#"("work", {ns}.0), ("change", {at}.0)"#));
     if BROKEN.contains(&at) {
-        repository.write("benches/speed.rs", "fn main() { no such thing }\n");
+        let broken = format!("fn main() {{ no such thing as {at} }}\n");
+        repository.write("benches/speed.rs", &broken);
     }
     repository.commit();
     repository.git(&["tag", &format!("c{at}")]);

@@ -121,7 +121,7 @@ fn bench_runs_in_turn_with_another_program() {
 while [ $# -gt 0 ]; do case $1 in -p) p=$2;; -n) n=$2;; -t) t=$2;; esac; shift; done
 echo "some line of a fork's own"
 echo "[ {{\"build_commit\": \"abc\", \"build_number\": 7, \"n_prompt\": $p, \"n_gen\": $n, \"n_threads\": $t,"
-echo "\"type_k\": \"f16\", \"avg_ts\": 500}} ]""#
+echo "\"type_k\": \"f16\", \"avg_ts\": 5000}} ]""#
         ),
     );
     let bench = [
