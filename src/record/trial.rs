@@ -151,7 +151,7 @@ pub enum Harness {
     Criterion,
     /// iai-callgrind or gungraun: counts under valgrind.
     Callgrind,
-    /// `tokgate bench --lockstep`: two models token by token.
+    /// Two processes alive at once that take turns token by token. Records may hold it; no command measures so yet.
     Lockstep,
 }
 
