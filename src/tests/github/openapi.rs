@@ -301,10 +301,14 @@ fn the_table_is_what_github_describes() {
 /// What a reference stands for; one of several alternatives; what a list holds.
 fn follow<'a>(description: &'a Value, mut value: &'a Value) -> &'a Value {
     loop {
-        let several = value["oneOf"]
-            .as_array()
-            .or(value["anyOf"].as_array())
-            .or(value["allOf"].as_array());
+        // Alternatives beside properties only narrow what the properties say.
+        let several = match value["properties"] {
+            Value::Null => value["oneOf"]
+                .as_array()
+                .or(value["anyOf"].as_array())
+                .or(value["allOf"].as_array()),
+            _ => None,
+        };
         if let Some(reference) = value["$ref"].as_str() {
             let path = reference.trim_start_matches("#/").split('/');
             value = path.fold(description, |value, part| &value[part]);
