@@ -291,8 +291,8 @@ impl Pace {
                 measure: ms(400),
             }
         } else {
-            // Criterion's fewest samples. Half of the time that they take keeps it from two calls each, also where its own
-            // estimate is a third higher than this one, at the price of a warning.
+            // Criterion's fewest samples. Half of the time that they take keeps it from two calls each, unless its own
+            // estimate of a call is less than half of this one, at the price of a warning.
             Self {
                 call,
                 samples: 10,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::svg_text;
 use crate::metrics::experts::{Counts, ExpertUsage};
 
 /// Layers of a table; of more, the least even are shown.
@@ -105,7 +106,7 @@ pub fn heat_map(title: &str, usage: &ExpertUsage) -> String {
          <text x=\"{LEFT}\" y=\"24\" font-size=\"15\" font-weight=\"bold\">{2}</text>\n",
         whole.0,
         whole.1,
-        escaped(title)
+        svg_text(title)
     );
     let most = [&usage.prefill, &usage.decode]
         .into_iter()
@@ -225,19 +226,4 @@ fn colour(ratio: f64, most: f64) -> String {
         channel(255.0, 48.0),
         channel(255.0, 107.0)
     )
-}
-
-/// Text that is safe inside an element.
-pub(super) fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in super::printable(text).chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '"' => out.push_str("&quot;"),
-            c => out.push(c),
-        }
-    }
-    out
 }

@@ -205,6 +205,15 @@ fn shown(text: &str) -> String {
     terminal::shortened(&printable(text), 160)
 }
 
+/// [`printable`], and safe inside an element of an SVG.
+fn svg_text(text: &str) -> String {
+    printable(text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
 /// `text` without what could move a cursor, break a line or turn the direction of reading.
 pub(crate) fn printable(text: &str) -> String {
     let harmful = |c: char| {

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::printable;
+use super::svg_text;
 
 const WIDTH: f64 = 820.0;
 const HEIGHT: f64 = 520.0;
@@ -79,7 +79,7 @@ impl Roofline {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
              height=\"{HEIGHT}\" role=\"img\" aria-label=\"roofline of {}\">\n<style>{STYLE}</style>\n\
              <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"var(--page)\"/>",
-            escaped(&self.title)
+            svg_text(&self.title)
         );
         text(&mut out, "t", MARGINS[0], 26.0, "start", &self.title);
         text(&mut out, "s", MARGINS[0], 46.0, "start", &self.subtitle);
@@ -210,7 +210,7 @@ impl Plot {
             "<text class=\"s\" transform=\"translate({:.1} {:.1}) rotate({angle:.1})\">{} {} GB/s</text>",
             at.0,
             at.1,
-            escaped(&slope.label),
+            svg_text(&slope.label),
             number(slope.gbs),
             angle = angle.to_degrees(),
         );
@@ -248,7 +248,7 @@ fn text(out: &mut String, class: &str, x: f64, y: f64, anchor: &str, text: &str)
     let _ = writeln!(
         out,
         "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
-        escaped(text)
+        svg_text(text)
     );
 }
 
@@ -266,14 +266,6 @@ fn number(value: f64) -> String {
     } else {
         text
     }
-}
-
-fn escaped(text: &str) -> String {
-    printable(text)
-        .replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

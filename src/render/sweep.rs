@@ -76,7 +76,7 @@ pub fn plot(title: &str, rows: &[Row], recommended: Recommended) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{whole}\" viewBox=\"0 0 {WIDTH} {whole}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"{WIDTH}\" height=\"{whole}\" fill=\"#ffffff\"/>\n\
          <text x=\"{LEFT}\" y=\"24\" font-size=\"15\" font-weight=\"bold\">{}</text>\n",
-        super::experts::escaped(title)
+        super::svg_text(title)
     );
     let panels: [(&str, RateOf, usize); 2] = [
         ("prefill, tok/s", |row| &row.prefill, recommended.prefill),
