@@ -23,6 +23,8 @@ pub mod metrics;
 pub mod probe;
 pub mod record;
 pub mod render;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod session;
 pub mod throughput;
 pub mod workload;

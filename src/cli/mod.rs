@@ -9,6 +9,7 @@ mod model;
 mod probe;
 mod prompts;
 mod run;
+mod serve;
 mod sweep;
 mod task;
 mod trend;
@@ -29,6 +30,7 @@ pub use model::{
 pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};
 pub use prompts::{PromptsApi, PromptsArgs, PromptsFormat};
 pub use run::{MetricsFormat, RunArgs};
+pub use serve::ServeArgs;
 pub use sweep::SweepArgs;
 pub use task::{TaskArgs, TaskCommand, TaskMode, TaskRunArgs, TaskSortArgs};
 pub use trend::{ExportArgs, ExportFormat, HistoryArgs};
@@ -54,6 +56,8 @@ impl Cli {
 pub enum Command {
     /// Continue a text, printing it as it comes.
     Run(RunArgs),
+    /// Serve a model to OpenAI's clients (in builds with the feature `serve`).
+    Serve(ServeArgs),
     /// Tell how well a model predicts a text.
     Perplexity(PerplexityArgs),
     /// Measure prompt processing and generation, as llama-bench does and in its formats.

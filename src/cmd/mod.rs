@@ -21,6 +21,11 @@ mod prompts;
 mod record;
 mod run;
 mod runtime;
+#[cfg(feature = "serve")]
+mod serve;
+#[cfg(not(feature = "serve"))]
+#[path = "unserved.rs"]
+mod serve;
 mod sweep;
 mod synth;
 mod task;
@@ -68,6 +73,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Probe(args) => probe::run(&args),
         Command::Prompts(args) => prompts::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Sweep(args) => sweep::run(&args),
         Command::Task(args) => task::run(&args),
         Command::Synth(args) => synth::run(&args),

@@ -126,6 +126,12 @@ impl Loaded {
         Ok(tokenizer)
     }
 
+    /// The model's own template for conversations.
+    #[cfg(feature = "serve")]
+    pub fn chat_template(&self) -> Option<String> {
+        self.vocabulary.chat_template()
+    }
+
     /// Parameters.
     pub fn params(&self) -> u64 {
         self.model.weights().total().elements

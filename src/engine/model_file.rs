@@ -1,6 +1,9 @@
 //! A model as it is given on the command line: a GGUF file, or a folder with safetensors.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::config::{ConfigError, ModelConfig};
 use super::gguf::{Gguf, GgufError, Parts, SplitError};
@@ -91,7 +94,42 @@ impl VocabularySource {
             Self::Folder(folder) => Tokenizer::from_json(folder),
         }
     }
+
+    /// The template (in the Jinja language) that conversations were written by in training, as the model's files have
+    /// it: `tokenizer.chat_template` of a GGUF file, `chat_template.jinja` or `tokenizer_config.json` of a folder,
+    /// there the one named `default` where there are several.
+    pub fn chat_template(&self) -> Option<String> {
+        let folder = match self {
+            Self::Gguf(gguf) => {
+                let template = gguf.get::<&str>("tokenizer.chat_template");
+                return template.ok().flatten().map(str::to_owned);
+            }
+            Self::Folder(folder) => folder,
+        };
+        let read = |name| {
+            let text = std::fs::File::open(folder.join(name))
+                .ok()?
+                .take(MAX_TEMPLATE);
+            std::io::read_to_string(text).ok()
+        };
+        if let Some(template) = read("chat_template.jinja") {
+            return Some(template);
+        }
+        let config: Value = serde_json::from_str(&read("tokenizer_config.json")?).ok()?;
+        let template = match config.get("chat_template")? {
+            Value::Array(named) => {
+                let default =
+                    |entry: &&Value| entry.get("name").is_some_and(|name| name == "default");
+                named.iter().find(default)?.get("template")?
+            }
+            template => template,
+        };
+        template.as_str().map(str::to_owned)
+    }
 }
+
+/// The longest file that a template is looked for in; those of real models have up to some hundred thousand bytes.
+const MAX_TEMPLATE: u64 = 32 << 20;
 
 /// A loaded model.
 #[derive(Debug)]

@@ -1,0 +1,145 @@
+//! `tokgate serve`: a model behind OpenAI's protocol.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::{Outcome, model, runtime};
+use crate::cli::ServeArgs;
+use crate::generation::chat::Template;
+use crate::serve::{ChatTemplate, Engine, Layout, Limits, Queue, Service, Stats, serve};
+
+/// Positions of a slot where nobody says: what a chat needs, not what the model could.
+const CONTEXT: usize = 8192;
+
+/// Time for a request to arrive.
+const RECEIVE: Duration = Duration::from_secs(30);
+
+/// Serves until a signal.
+///
+/// # Errors
+/// If the model cannot be used, the memory or the port cannot be had, or the engine fails.
+pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
+    let keys = keys(args.api_key_file.as_deref())?;
+    let loaded = model::load(&args.model.model, &args.model)?;
+    let tokenizer = Arc::new(loaded.tokenizer()?);
+    let rt = runtime::from_args(&args.runtime)?;
+    let config = loaded.model.config();
+    let trained = config.n_context.max(1);
+    let context = args.ctx_size.unwrap_or(trained.min(CONTEXT));
+    if context > trained {
+        eprintln!(
+            "tokgate: warning: the model was trained for {trained} tokens, not for {context}"
+        );
+    }
+    let layout = Layout {
+        slots: args.parallel,
+        context,
+        rows: args.ubatch_size,
+        kv: model::kv(args.kv),
+        look_up: args.look_up,
+    };
+    let token = |id: Option<u32>| {
+        let bytes = id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let plain = Template::of(&tokenizer);
+    let template = ChatTemplate::new(
+        loaded.chat_template(),
+        plain,
+        token(tokenizer.bos()),
+        token(tokenizer.eos()),
+    )
+    .context("the model's chat template")?;
+    let engine = Engine::new(&loaded.model, &rt, &tokenizer, layout)?;
+    let queue = Arc::new(Queue::new(args.max_queue));
+    let stats = Arc::new(Stats::default());
+    let service = Arc::new(Service {
+        tokenizer: Arc::clone(&tokenizer),
+        template,
+        queue: Arc::clone(&queue),
+        stats: Arc::clone(&stats),
+        limits: Limits {
+            connections: args.max_connections,
+            body: args.max_body,
+            receive: RECEIVE,
+            answer: Duration::from_secs(args.timeout),
+            context,
+            n_vocab: config.n_vocab,
+        },
+        name: args
+            .alias
+            .clone()
+            .unwrap_or_else(|| name(&args.model.model)),
+        keys,
+        answers: AtomicU64::new(0),
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order, the first one is taken note of, and a second one ends the process.
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("signals")?;
+        flag::register(signal, Arc::clone(&stop)).context("signals")?;
+    }
+    let listener = TcpListener::bind((args.host, args.port)).with_context(|| {
+        format!(
+            "cannot listen at {}:{}; is the port in use?",
+            args.host, args.port
+        )
+    })?;
+    let address = listener.local_addr()?;
+    if !args.host.is_loopback() && service.keys.is_empty() {
+        eprintln!(
+            "tokgate: warning: everybody who reaches {address} may use it; --api-key-file limits that"
+        );
+    }
+    eprintln!(
+        "tokgate: {} ({}) at http://{address}/v1, {} slots of {context} tokens; Ctrl-C finishes what runs",
+        service.name,
+        loaded.model_type(),
+        args.parallel
+    );
+    thread::scope(|scope| {
+        let computing = scope.spawn(|| engine.run(&queue, &stats));
+        let served = serve(listener, service, &stop, || !computing.is_finished());
+        queue.close();
+        computing
+            .join()
+            .map_err(|_| anyhow::anyhow!("the engine panicked"))??;
+        served.context("serving")
+    })?;
+    Ok(Outcome::Clean)
+}
+
+fn name(path: &Path) -> String {
+    let name = if path.is_dir() {
+        path.file_name()
+    } else {
+        path.file_stem()
+    };
+    name.map_or_else(
+        || "model".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+fn keys(path: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let Some(path) = path else {
+        return Ok(Vec::new());
+    };
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let keys: Vec<String> = lines.map(str::to_owned).collect();
+    ensure!(
+        !keys.is_empty(),
+        "{} has no key; write one a line",
+        path.display()
+    );
+    Ok(keys)
+}

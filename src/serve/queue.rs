@@ -1,0 +1,124 @@
+//! What waits for a slot: a bounded queue between the connections and the engine.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::engine::Event;
+use crate::engine::sampler::Sampler;
+
+/// One request, ready to be computed.
+#[derive(Debug)]
+pub struct Job {
+    /// Tokens of the prompt, at least one and fewer than a slot has positions.
+    pub prompt: Vec<u32>,
+    /// Tokens to generate at most, at least 1; prompt and they fit a slot.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampler: Sampler,
+    /// Texts that end the answer.
+    pub stops: Vec<String>,
+    /// Tell each token's probability, and those of so many alternatives.
+    pub logprobs: Option<usize>,
+    /// Go on after the model's end of text.
+    pub ignore_eos: bool,
+    /// When the request came.
+    pub submitted: Instant,
+    /// When it is given up.
+    pub deadline: Instant,
+    /// Where the answer goes. It holds no more than the answer's tokens; that nobody listens any more cancels the job.
+    pub events: UnboundedSender<Event>,
+}
+
+/// Why a job is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Too many wait.
+    #[error("the queue is full: {0} requests wait already; try again later")]
+    Full(usize),
+    /// The server ends.
+    #[error("the server is stopping")]
+    Closed,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl Queue {
+    /// For at most `limit` jobs.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            limit,
+        }
+    }
+
+    /// Takes a job, which the engine will compute as soon as a slot is free.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn push(&self, job: Job) -> Result<(), Refused> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        // Whoever went away while waiting keeps nobody out.
+        state.jobs.retain(|job| !job.events.is_closed());
+        if state.jobs.len() >= self.limit {
+            return Err(Refused::Full(self.limit));
+        }
+        state.jobs.push_back(job);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes no more jobs; those that wait are still computed.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// The next job that somebody still wants; `None` if there is none. If the engine is `idle` this waits for one,
+    /// and `None` is the end of the server.
+    pub(super) fn next(&self, idle: bool) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            while let Some(job) = state.jobs.pop_front() {
+                if !job.events.is_closed() {
+                    return Some(job);
+                }
+            }
+            if !idle || state.closed {
+                return None;
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that panics happens under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

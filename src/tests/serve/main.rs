@@ -1,0 +1,309 @@
+//! The server as clients meet it: the program is started on a small trained model and asked over HTTP.
+
+mod server;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+
+use server::{Server, events, model};
+
+const PROMPT: &str = "<|im_start|>user\nSort: 5 3 8 1<|im_end|>\n<|im_start|>assistant\n";
+
+/// What `tokgate run` says to a prompt.
+fn run(prompt: &str, tokens: usize) -> String {
+    let tokens = tokens.to_string();
+    let model = model();
+    let arguments = [
+        "run",
+        "-m",
+        model.to_str().unwrap(),
+        "-p",
+        prompt,
+        "-n",
+        &tokens,
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "-t",
+        "1",
+    ];
+    let assert = Command::cargo_bin("tokgate")
+        .unwrap()
+        .args(arguments)
+        .assert()
+        .success();
+    let text = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    text.strip_suffix('\n').unwrap().to_owned()
+}
+
+fn greedy(prompt: &str, tokens: usize) -> Value {
+    json!({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": true})
+}
+
+#[test]
+fn many_at_a_time_get_what_each_would_get_alone() {
+    // Fewer slots than requests, passes smaller than prompts, and guesses: none of it may change a token.
+    let plain = Server::start(&["--parallel", "3", "--ubatch-size", "7"]);
+    let guessing = Server::start(&["--parallel", "2", "--look-up", "8"]);
+    let numbers = ["5 3 8 1", "9 9 2", "4 4 4 4 4 4", "1 2 3", "7 0 7 0", "3"];
+    let prompts: Vec<String> = numbers
+        .iter()
+        .map(|numbers| PROMPT.replace("5 3 8 1", numbers))
+        .collect();
+    let expected: Vec<String> = prompts.iter().map(|prompt| run(prompt, 48)).collect();
+    for server in [&plain, &guessing] {
+        for _ in 0..2 {
+            thread::scope(|scope| {
+                for (prompt, expected) in prompts.iter().zip(&expected) {
+                    scope.spawn(move || {
+                        let answer = server.post("/v1/completions", &greedy(prompt, 48)).json();
+                        assert_eq!(answer["choices"][0]["text"], expected.as_str());
+                        assert_eq!(answer["usage"]["completion_tokens"], 48);
+                    });
+                }
+            });
+        }
+    }
+    let metrics = plain.get("/metrics").body;
+    assert!(
+        metrics.contains("vllm:num_requests_running 0\n"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("tokgate:requests_finished_total 12\n"),
+        "{metrics}"
+    );
+    let metrics = guessing.get("/metrics").body;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("vllm:spec_decode_num_accepted_tokens_total"))
+        .unwrap();
+    assert!(!line.ends_with(" 0"), "{metrics}");
+}
+
+#[test]
+fn a_stream_is_the_answer_in_pieces() {
+    let server = Server::start(&[]);
+    let mut ask = json!({
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Sort: 5 3 8 1"}]}],
+        "max_tokens": 24, "temperature": 0, "ignore_eos": true, "logprobs": true, "top_logprobs": 2,
+    });
+    let whole = server.post("/v1/chat/completions", &ask).json();
+    ask["stream"] = true.into();
+    ask["stream_options"] = json!({"include_usage": true});
+    let streamed = server.post("/v1/chat/completions", &ask);
+    assert_eq!(
+        streamed.header("content-type"),
+        Some("text/event-stream; charset=utf-8")
+    );
+    let events = events(&streamed.body);
+    let mut text = String::new();
+    for (at, event) in events.iter().enumerate() {
+        let Some(choice) = event["choices"].get(0) else {
+            continue;
+        };
+        // The role comes with the first token and never again.
+        assert_eq!(choice["delta"].get("role").is_some(), at == 0, "{event}");
+        text += choice["delta"]["content"].as_str().unwrap();
+        assert!(
+            choice["logprobs"]["content"][0]["logprob"]
+                .as_f64()
+                .unwrap()
+                <= 0.0
+        );
+    }
+    assert_eq!(whole["choices"][0]["message"]["content"], text.as_str());
+    assert_eq!(whole["choices"][0]["finish_reason"], "length");
+    assert_eq!(text, run(PROMPT, 24));
+    let last = events.last().unwrap();
+    assert_eq!(last["choices"], json!([]));
+    assert_eq!(last["usage"]["completion_tokens"], 24);
+    // The first request left the prompt in a slot; all but its last token was found there.
+    let prompt = last["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(
+        last["usage"]["prompt_tokens_details"]["cached_tokens"],
+        prompt - 1
+    );
+    let row = &whole["choices"][0]["logprobs"]["content"][0];
+    assert_eq!(row["top_logprobs"].as_array().unwrap().len(), 2);
+    assert_eq!(row["top_logprobs"][0]["token"], row["token"]);
+
+    let seeded = json!({"prompt": PROMPT, "max_tokens": 16, "temperature": 1.5, "seed": 7, "ignore_eos": true});
+    let first = server.post("/v1/completions", &seeded).json();
+    let second = server.post("/v1/completions", &seeded).json();
+    assert_eq!(first["choices"], second["choices"]);
+}
+
+#[test]
+fn an_answer_ends_at_a_stop_string_or_at_the_end_of_the_text() {
+    let server = Server::start(&[]);
+    let text = run(PROMPT, 24);
+    let stop: String = text.chars().skip(3).take(2).collect();
+    let mut ask = greedy(PROMPT, 24);
+    ask["stop"] = json!([stop]);
+    let answer = server.post("/v1/completions", &ask).json();
+    let before = text.split(stop.as_str()).next().unwrap();
+    assert_eq!(answer["choices"][0]["text"], before);
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+
+    let mut ask = greedy(PROMPT, 200);
+    ask["ignore_eos"] = false.into();
+    let answer = server.post("/v1/completions", &ask).json();
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+}
+
+#[test]
+fn tokens_and_texts_turn_into_each_other() {
+    let server = Server::start(&[]);
+    let tokens = server.post("/tokenize", &json!({"prompt": PROMPT})).json();
+    assert_eq!(tokens["count"], tokens["tokens"].as_array().unwrap().len());
+    let text = server
+        .post("/detokenize", &json!({"tokens": tokens["tokens"]}))
+        .json();
+    assert_eq!(text["prompt"], PROMPT);
+    let by_text = server.post("/v1/completions", &greedy(PROMPT, 8)).json();
+    let mut ask = greedy("", 8);
+    ask["prompt"] = tokens["tokens"].clone();
+    let by_tokens = server.post("/v1/completions", &ask).json();
+    assert_eq!(by_text["choices"], by_tokens["choices"]);
+    let models = server.get("/v1/models").json();
+    assert_eq!(models["data"][0]["id"], "sort-dense");
+    assert_eq!(models["data"][0]["root"], "sort-dense");
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused_and_the_server_goes_on() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "secret\n").unwrap();
+    let mut server = Server::start(&[
+        "--api-key-file",
+        keys.path().to_str().unwrap(),
+        "--max-body",
+        "2000",
+        "--ctx-size",
+        "64",
+    ]);
+    assert_eq!(server.post("/v1/completions", &greedy(PROMPT, 4)).code, 401);
+    assert_eq!(server.get("/health").code, 200);
+    server.key = Some("secret");
+    let bad = [
+        (400, json!({"prompt": ""})),
+        (400, json!({"prompt": "1 ".repeat(200)})),
+        (400, json!({"prompt": [4_000_000_000_u32]})),
+        (400, json!({"prompt": PROMPT, "temperature": -1})),
+        (400, json!({"prompt": PROMPT, "n": 2})),
+        (400, json!({"prompt": PROMPT, "max_tokens": 0})),
+        (400, json!({"max_tokens": 5})),
+        (400, json!([1])),
+        (413, json!({"prompt": "1 ".repeat(2000)})),
+    ];
+    for (code, ask) in bad {
+        let answer = server.post("/v1/completions", &ask);
+        assert_eq!(answer.code, code, "{ask}: {}", answer.body);
+        assert!(answer.json()["error"]["message"].is_string());
+    }
+    assert_eq!(
+        server
+            .post("/v1/chat/completions", &json!({"messages": []}))
+            .code,
+        400
+    );
+    assert_eq!(server.get("/nowhere").code, 404);
+    assert_eq!(server.get("/v1/completions").code, 405);
+    // More than fits is cut to what does.
+    let answer = server
+        .post("/v1/completions", &greedy(PROMPT, 1_000_000))
+        .json();
+    assert_eq!(answer["usage"]["total_tokens"], 64);
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+}
+
+/// Waits for a line of the metrics; a test that fails here found that it never comes.
+fn wait_for(server: &Server, line: &str) {
+    let started = Instant::now();
+    while !server
+        .get("/metrics")
+        .body
+        .lines()
+        .any(|found| found == line)
+    {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "no '{line}' in {}",
+            server.get("/metrics").body
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn whoever_goes_away_frees_the_slot_and_who_is_too_many_is_told() {
+    let server = Server::start(&[
+        "--parallel",
+        "1",
+        "--max-queue",
+        "1",
+        "--ctx-size",
+        "100000",
+    ]);
+    let mut ask = greedy(PROMPT, 90_000);
+    ask["stream"] = true.into();
+    let mut first = server.send("/v1/completions", &ask);
+    let mut some = [0; 64];
+    first.read_exact(&mut some).unwrap();
+    ask["stream"] = false.into();
+    let second = server.send("/v1/completions", &ask);
+    wait_for(&server, "vllm:num_requests_waiting 1");
+    let refused = server.post("/v1/completions", &ask);
+    assert_eq!(
+        (refused.code, refused.header("retry-after")),
+        (429, Some("1"))
+    );
+    // A stream that is dropped, and a request that waits for its whole answer: both are given up.
+    drop(first);
+    wait_for(&server, "tokgate:requests_cancelled_total 1");
+    wait_for(&server, "vllm:num_requests_waiting 0");
+    second.shutdown(Shutdown::Both).unwrap();
+    drop(second);
+    wait_for(&server, "tokgate:requests_cancelled_total 2");
+    wait_for(&server, "vllm:num_requests_running 0");
+    assert_eq!(server.post("/v1/completions", &greedy(PROMPT, 4)).code, 200);
+}
+
+#[test]
+fn a_stop_finishes_what_runs() {
+    let mut server = Server::start(&["--parallel", "1"]);
+    let mut ask = greedy(PROMPT, 200);
+    ask["stream"] = true.into();
+    let mut stream = server.send("/v1/completions", &ask);
+    let mut some = [0; 64];
+    stream.read_exact(&mut some).unwrap();
+    server.terminate();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("data: [DONE]\n\n"), "{rest}");
+    drop(stream);
+    assert!(server.wait().success());
+}
+
+#[test]
+fn malformed_requests_harm_nobody() {
+    let server = Server::start(&[]);
+    let junk: [&[u8]; 5] = [
+        b"\0\0\0\0",
+        b"GET",
+        b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{\"pro",
+        b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ];
+    for bytes in junk {
+        let mut stream = TcpStream::connect(server.address).unwrap();
+        stream.write_all(bytes).unwrap();
+    }
+    assert_eq!(server.post("/v1/completions", &greedy(PROMPT, 4)).code, 200);
+}
