@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -59,28 +59,21 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     )
     .context("the model's chat template")?;
     let engine = Engine::new(&loaded.model, &rt, &tokenizer, layout)?;
-    let queue = Arc::new(Queue::new(args.max_queue));
     let stats = Arc::new(Stats::default());
-    let service = Arc::new(Service {
-        tokenizer: Arc::clone(&tokenizer),
-        template,
-        queue: Arc::clone(&queue),
-        stats: Arc::clone(&stats),
-        limits: Limits {
-            connections: args.max_connections,
-            body: args.max_body,
-            receive: RECEIVE,
-            answer: Duration::from_secs(args.timeout),
-            context,
-            n_vocab: config.n_vocab,
-        },
-        name: args
-            .alias
-            .clone()
-            .unwrap_or_else(|| name(&args.model.model)),
-        keys,
-        answers: AtomicU64::new(0),
-    });
+    let queue = Arc::new(Queue::new(args.max_queue, Arc::clone(&stats)));
+    let limits = Limits {
+        connections: args.max_connections,
+        body: args.max_body,
+        receive: RECEIVE,
+        answer: Duration::from_secs(args.timeout),
+        context,
+        n_vocab: config.n_vocab,
+    };
+    let name = args.alias.clone();
+    let name = name.unwrap_or_else(|| name_of(&args.model.model));
+    let shared = (Arc::clone(&queue), Arc::clone(&stats));
+    let service = Service::new(name, Arc::clone(&tokenizer), template, shared, limits, keys);
+    let service = Arc::new(service);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order, the first one is taken note of, and a second one ends the process.
@@ -117,7 +110,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     Ok(Outcome::Clean)
 }
 
-fn name(path: &Path) -> String {
+fn name_of(path: &Path) -> String {
     let name = if path.is_dir() {
         path.file_name()
     } else {

@@ -24,7 +24,7 @@ impl Answer {
             choice["text"] = piece.text.as_str().into();
         }
         choice["logprobs"] = self.logprobs(&piece.scored, 0, tokenizer);
-        choice["finish_reason"] = finish.reason.into();
+        choice["finish_reason"] = finish.end.reason().into();
         let mut body = self.body(false, vec![choice]);
         body["usage"] = usage(finish);
         body["timings"] = timings(finish);
@@ -46,7 +46,7 @@ impl Answer {
         choice["logprobs"] = self.logprobs(&piece.scored, at, tokenizer);
         choice["finish_reason"] = piece
             .finish
-            .map_or(Value::Null, |finish| finish.reason.into());
+            .map_or(Value::Null, |finish| finish.end.reason().into());
         let mut body = self.body(true, vec![choice]);
         if let Some(finish) = &piece.finish {
             body["timings"] = timings(finish);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokgate_kernels::{DType, Runtime};
 
 use super::draft::{Pace, look_up};
-use super::queue::{Job, Queue};
+use super::queue::{Job, Queue, TOO_LONG};
 use super::scheduler::{self, Want};
 use super::stats::{Stats, add};
 use super::stop::StopFinder;
@@ -62,11 +62,33 @@ pub struct Scored {
     pub top: Vec<(u32, f32)>,
 }
 
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// The model ended the text.
+    Token,
+    /// A stop string came.
+    StopString,
+    /// It is as long as it may be.
+    #[default]
+    Length,
+}
+
+impl End {
+    /// OpenAI's word.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Token | Self::StopString => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
 /// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Finish {
-    /// `stop` or `length`.
-    pub reason: &'static str,
+    /// Why it ended.
+    pub end: End,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Of these, found computed.
@@ -158,7 +180,7 @@ impl<'a> Engine<'a> {
     /// If a pass fails, which checked jobs cannot make happen.
     pub fn run(mut self, queue: &Queue, stats: &Stats) -> Result<(), GenerationError> {
         loop {
-            self.give_up(stats);
+            self.give_up(queue, stats);
             while self.places.iter().any(|place| place.running.is_none()) {
                 let idle = self.places.iter().all(|place| place.running.is_none());
                 match queue.next(idle) {
@@ -172,17 +194,17 @@ impl<'a> Engine<'a> {
     }
 
     /// Ends what nobody waits for any more, and what has taken too long.
-    fn give_up(&mut self, stats: &Stats) {
+    fn give_up(&mut self, queue: &Queue, stats: &Stats) {
         let now = Instant::now();
+        queue.sweep(now);
         for place in &mut self.places {
-            let Some(running) = &place.running else {
+            let Some(running) = &mut place.running else {
                 continue;
             };
             if running.job.events.is_closed() {
                 add(&stats.cancelled, 1);
             } else if now >= running.job.deadline {
-                let text = "the request took longer than the server's time limit".to_owned();
-                let _ = running.job.events.send(Event::Failed(text));
+                running.job.events.fail(TOO_LONG.to_owned());
             } else {
                 continue;
             }
@@ -212,6 +234,10 @@ impl<'a> Engine<'a> {
         add(&stats.prompt_tokens, job.prompt.len());
         add(&stats.cached_tokens, cached);
         let now = Instant::now();
+        let mut job = job;
+        for &token in &job.prompt {
+            job.sampler.accept(token);
+        }
         place.running = Some(Running {
             decoder: self.tokenizer.decoder(false).continuing(),
             stop: StopFinder::new(job.stops.clone()),
@@ -324,33 +350,27 @@ impl<'a> Place<'a> {
             running.accepted += accepted;
             stats.draft(draft.len(), accepted);
         }
-        let event = match outcome {
-            Ok(None) => {
-                // All but the last that was drawn are computed.
-                self.cache.truncate(self.tokens.len() - 1);
-                if running.job.events.send(Event::Piece(piece)).is_ok() {
-                    return;
-                }
-                add(&stats.cancelled, 1);
+        // Of the guesses that were computed, those stay that stood; the last that was drawn is not computed.
+        let stale = rows.len() - drawn;
+        self.cache.truncate(self.cache.len() - stale);
+        let heard = match outcome {
+            Ok(None) => running.job.events.send(piece),
+            Ok(Some(end)) => {
+                piece.text += &running.rest(end, tokenizer);
+                piece.finish = Some(running.finish(end));
+                add(&stats.finished, 1);
+                running.job.events.send(piece);
                 return self.release(stats);
             }
-            Ok(Some(reason)) => {
-                if reason != "stop string" {
-                    let rest =
-                        std::mem::replace(&mut running.decoder, tokenizer.decoder(false)).finish();
-                    let (text, _) = running.stop.push(&rest);
-                    piece.text += &text;
-                    piece.text += &running.stop.finish();
-                }
-                piece.finish = Some(running.finish(reason));
-                add(&stats.finished, 1);
-                Event::Piece(piece)
+            Err(error) => {
+                running.job.events.fail(error.to_string());
+                return self.release(stats);
             }
-            Err(error) => Event::Failed(error.to_string()),
         };
-        // Whoever left in this moment needs no word.
-        let _ = running.job.events.send(event);
-        self.release(stats);
+        if !heard {
+            add(&stats.cancelled, 1);
+            self.release(stats);
+        }
     }
 
     /// Frees the slot; what is computed stays for whom it may serve.
@@ -364,8 +384,21 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Running<'_> {
-    /// Draws one token; a reason where the answer ends with it.
+impl<'a> Running<'a> {
+    /// Text that was held back, where it is part of an answer that ends so.
+    fn rest(&mut self, end: End, tokenizer: &'a Tokenizer) -> String {
+        if end == End::StopString {
+            return String::new();
+        }
+        let decoder = std::mem::replace(&mut self.decoder, tokenizer.decoder(false));
+        let (text, is_stop) = self.stop.push(&decoder.finish());
+        match is_stop {
+            true => text,
+            false => text + &self.stop.finish(),
+        }
+    }
+
+    /// Draws one token; how the answer ends if it ends with it.
     fn draw(
         &mut self,
         logits: &[f32],
@@ -373,7 +406,7 @@ impl Running<'_> {
         tokens: &mut Vec<u32>,
         piece: &mut Piece,
         stats: &Stats,
-    ) -> Result<Option<&'static str>, SamplerError> {
+    ) -> Result<Option<End>, SamplerError> {
         let token = self.job.sampler.sample(logits)?;
         self.job.sampler.accept(token);
         if self.generated == 0 {
@@ -381,7 +414,7 @@ impl Running<'_> {
             stats.first_token(self.job.submitted.elapsed());
         }
         if tokenizer.ends_generation(token) && !self.job.ignore_eos {
-            return Ok(Some("stop"));
+            return Ok(Some(End::Token));
         }
         self.generated += 1;
         tokens.push(token);
@@ -394,17 +427,17 @@ impl Running<'_> {
         let (text, stopped) = self.stop.push(&text);
         piece.text += &text;
         Ok(if stopped {
-            Some("stop string")
+            Some(End::StopString)
         } else if self.generated == self.job.max_tokens {
-            Some("length")
+            Some(End::Length)
         } else {
             None
         })
     }
 
-    fn finish(&self, reason: &'static str) -> Finish {
+    fn finish(&self, end: End) -> Finish {
         Finish {
-            reason: if reason == "length" { "length" } else { "stop" },
+            end,
             prompt_tokens: self.job.prompt.len(),
             cached_tokens: self.cached,
             completion_tokens: self.generated,

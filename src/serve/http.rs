@@ -1,36 +1,31 @@
-//! Connections: limits, routes, and streams.
+//! Routes: what may ask for what, and how a request becomes a job.
 
-use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
-use std::net::TcpListener;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Frame;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::answer::{self, Answer};
 use super::engine::{Event, Piece};
+use super::outbox::outbox;
 use super::queue::{Job, Queue, Refused};
 use super::request::{Ask, DetokenizeAsk, Message, Prompt, TokenizeAsk};
-use super::stats::{Stats, add};
+use super::stats::Stats;
+use super::stream::Stream;
 use super::template::ChatTemplate;
 use crate::engine::sampler::Sampler;
 use crate::engine::tokenizer::{EncodeOptions, Tokenizer};
@@ -38,11 +33,12 @@ use crate::engine::tokenizer::{EncodeOptions, Tokenizer};
 /// Tokens of a completion whose request does not say: OpenAI's number.
 const COMPLETION_TOKENS: usize = 16;
 
-/// How often the server looks whether it is to stop.
-const TICK: Duration = Duration::from_millis(50);
+/// Bytes of a request that is taken apart at once: a fraction of a millisecond. A larger one would hold up the others'
+/// text, and is given to a thread of its own.
+const SMALL: usize = 16 << 10;
 
-/// How long clients may take to read the end of their answers after everything is computed.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Largest requests that may be held at a time while they arrive and are taken apart.
+const LARGEST_HELD: usize = 16;
 
 /// What no client can exceed.
 #[derive(Clone, Copy, Debug)]
@@ -79,82 +75,13 @@ pub struct Service {
     /// Who may ask; everybody if empty.
     pub keys: Vec<String>,
     /// Answers so far, for their ids.
-    pub answers: AtomicU64,
+    answers: AtomicU64,
+    /// Bytes that requests may still take.
+    bytes: Arc<Semaphore>,
 }
 
-/// Serves until `stop` is set, and then finishes what runs. `alive` tells whether the engine still works; without it
-/// there is nothing to serve.
-///
-/// # Errors
-/// If the runtime or the listener fails.
-pub fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    stop: &AtomicBool,
-    alive: impl Fn() -> bool,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    listener.set_nonblocking(true)?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let connections = Arc::new(Semaphore::new(service.limits.connections));
-        let (ending, ended) = watch::channel(false);
-        let router = router(&service);
-        let receive = service.limits.receive;
-        let over = || stop.load(Relaxed) || !alive();
-        while !over() {
-            let Ok(Ok(permit)) = timeout(TICK, Arc::clone(&connections).acquire_owned()).await
-            else {
-                continue;
-            };
-            let Ok(accepted) = timeout(TICK, listener.accept()).await else {
-                continue;
-            };
-            let Ok((stream, _)) = accepted else {
-                // Out of file descriptors, mostly: those that are open will be closed.
-                sleep(TICK).await;
-                continue;
-            };
-            // Pieces are small and must not wait for each other; where that cannot be had they come later.
-            let _ = stream.set_nodelay(true);
-            let service = TowerToHyperService::new(router.clone());
-            let mut ended = ended.clone();
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(receive)
-                .serve_connection(TokioIo::new(stream), service);
-            tokio::spawn(async move {
-                let mut connection = pin!(connection);
-                let mut told = pin!(ended.changed());
-                let mut is_ending = false;
-                // Whoever was not told that the server ends, because that went away first, has ended too.
-                let _ = poll_fn(|context| {
-                    if !is_ending && told.as_mut().poll(context).is_ready() {
-                        is_ending = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    connection.as_mut().poll(context)
-                })
-                .await;
-                drop(permit);
-            });
-        }
-        drop(listener);
-        service.queue.close();
-        let _ = ending.send(true);
-        // The engine finishes what it has, which the limit on answers bounds; then clients may read to the end.
-        while alive() {
-            sleep(TICK).await;
-        }
-        let all = u32::try_from(service.limits.connections).unwrap_or(u32::MAX);
-        let _ = timeout(FAREWELL, connections.acquire_many(all)).await;
-        Ok(())
-    })
-}
-
-fn router(service: &Arc<Service>) -> Router {
+/// All routes.
+pub(super) fn router(service: &Arc<Service>) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/metrics", get(metrics))
@@ -220,69 +147,104 @@ async fn models(State(service): Shared, headers: HeaderMap) -> Result<Json<Value
 }
 
 async fn chat(State(service): Shared, request: Request) -> Result<Response, Refusal> {
-    let mut ask: Ask = service.receive(request).await?;
-    let messages = ask
-        .messages
-        .take()
-        .ok_or_else(|| bad("messages are missing"))?;
-    let prompt = service.conversation(messages, &ask.chat_template_kwargs)?;
+    let made = service.receive(request, |service, mut ask: Ask| {
+        let messages = ask.messages.take();
+        let messages = messages.ok_or_else(|| bad("messages are missing"))?;
+        let variables = std::mem::take(&mut ask.chat_template_kwargs);
+        let prompt = service.conversation(messages, &variables)?;
+        Ok((ask, prompt))
+    });
+    let (ask, prompt) = made.await?;
     service.answer(ask, prompt, true).await
 }
 
 async fn completions(State(service): Shared, request: Request) -> Result<Response, Refusal> {
-    let mut ask: Ask = service.receive(request).await?;
-    let text = |text: String| service.encode(&text, EncodeOptions::SPECIAL);
-    let several = || bad("one prompt a request: send several requests");
-    let prompt = match ask.prompt.take().ok_or_else(|| bad("prompt is missing"))? {
-        Prompt::Text(prompt) => text(prompt)?,
-        Prompt::Tokens(tokens) => tokens,
-        Prompt::Texts(prompts) => {
-            let [prompt] = <[String; 1]>::try_from(prompts).map_err(|_| several())?;
-            text(prompt)?
-        }
-        Prompt::TokenLists(lists) => {
-            let [tokens] = <[Vec<u32>; 1]>::try_from(lists).map_err(|_| several())?;
-            tokens
-        }
-    };
+    let made = service.receive(request, |service, mut ask: Ask| {
+        let text = |text: &str| service.encode(text, EncodeOptions::SPECIAL);
+        let prompt = match ask.prompt.take().ok_or_else(|| bad("prompt is missing"))? {
+            Prompt::Text(prompt) => text(&prompt)?,
+            Prompt::Tokens(tokens) => tokens,
+            Prompt::Texts(prompts) => text(&only(prompts)?)?,
+            Prompt::TokenLists(lists) => only(lists)?,
+        };
+        Ok((ask, prompt))
+    });
+    let (ask, prompt) = made.await?;
     service.answer(ask, prompt, false).await
 }
 
+/// The one prompt of a list.
+fn only<T>(prompts: Vec<T>) -> Result<T, Refusal> {
+    let [prompt] = <[T; 1]>::try_from(prompts)
+        .map_err(|_| bad("one prompt a request: send several requests"))?;
+    Ok(prompt)
+}
+
 async fn tokenize(State(service): Shared, request: Request) -> Result<Json<Value>, Refusal> {
-    let ask: TokenizeAsk = service.receive(request).await?;
-    let tokens = match (ask.messages, ask.prompt) {
-        (Some(messages), _) => service.conversation(messages, &Value::Null)?,
-        (None, Some(prompt)) => {
-            let add_special = ask.add_special_tokens.unwrap_or(true);
-            let options = EncodeOptions {
-                add_special,
-                parse_special: true,
-            };
-            service.encode(&prompt, options)?
+    let made = service.receive(request, |service, ask: TokenizeAsk| {
+        let add_special = ask.add_special_tokens.unwrap_or(true);
+        let options = EncodeOptions {
+            add_special,
+            parse_special: true,
+        };
+        match (ask.messages, ask.prompt) {
+            (Some(messages), _) => service.conversation(messages, &Value::Null),
+            (None, Some(prompt)) => service.encode(&prompt, options),
+            (None, None) => Err(bad("prompt is missing")),
         }
-        (None, None) => return Err(bad("prompt is missing")),
-    };
+    });
+    let tokens = made.await?;
     Ok(Json(
         json!({"count": tokens.len(), "max_model_len": service.limits.context, "tokens": tokens}),
     ))
 }
 
 async fn detokenize(State(service): Shared, request: Request) -> Result<Json<Value>, Refusal> {
-    let ask: DetokenizeAsk = service.receive(request).await?;
-    let bytes = service.tokenizer.decode(&ask.tokens, true).map_err(bad)?;
+    let made = service.receive(request, |service, ask: DetokenizeAsk| {
+        service.tokenizer.decode(&ask.tokens, true).map_err(bad)
+    });
+    let bytes = made.await?;
     let text = String::from_utf8_lossy(&bytes);
     Ok(Json(json!({"prompt": text, "content": text})))
 }
 
 impl Service {
+    /// A service that answers to whoever brings one of `keys`, or to everybody if there is none.
+    pub fn new(
+        name: String,
+        tokenizer: Arc<Tokenizer>,
+        template: ChatTemplate,
+        (queue, stats): (Arc<Queue>, Arc<Stats>),
+        limits: Limits,
+        keys: Vec<String>,
+    ) -> Self {
+        Self {
+            tokenizer,
+            template,
+            queue,
+            stats,
+            limits,
+            name,
+            keys,
+            answers: AtomicU64::new(0),
+            bytes: Arc::new(Semaphore::new(
+                limits
+                    .body
+                    .saturating_mul(LARGEST_HELD)
+                    .min(Semaphore::MAX_PERMITS),
+            )),
+        }
+    }
+
     /// Whether the request may be answered.
     fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let given = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok());
         let given = given
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .unwrap_or_default();
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map_or("", |(_, key)| key);
         if self.keys.is_empty()
             || self
                 .keys
@@ -297,21 +259,72 @@ impl Service {
         ))
     }
 
-    async fn receive<T: DeserializeOwned>(&self, request: Request) -> Result<T, Refusal> {
+    /// Takes a request in and makes of it what `make` does.
+    async fn receive<A: DeserializeOwned, T: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request,
+        make: impl FnOnce(&Self, A) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
         self.check(request.headers())?;
-        let limited = Limited::new(request.into_body(), self.limits.body);
-        let body = timeout(self.limits.receive, limited.collect()).await;
-        let body =
-            body.map_err(|_| Refusal(408, "the request did not arrive in time".to_owned()))?;
-        let body = body.map_err(|error| match error.is::<LengthLimitError>() {
-            true => Refusal(
-                413,
-                format!("the request has more than {} bytes", self.limits.body),
-            ),
-            false => bad("the request did not arrive whole"),
-        })?;
-        serde_json::from_slice(&body.to_bytes())
-            .map_err(|error| bad(format!("not a request: {error}")))
+        let arrived = timeout(self.limits.receive, self.body(request.into_body())).await;
+        let bytes = arrived.unwrap_or_else(|_| {
+            Err(Refusal(
+                408,
+                "the request did not arrive in time".to_owned(),
+            ))
+        });
+        let bytes = bytes?;
+        let service = Arc::clone(self);
+        let is_small = bytes.0.len() <= SMALL;
+        let made = move || {
+            let ask = serde_json::from_slice(&bytes.0);
+            make(
+                &service,
+                ask.map_err(|error| bad(format!("not a request: {error}")))?,
+            )
+        };
+        if is_small {
+            return made();
+        }
+        let made = spawn_blocking(made).await;
+        made.map_err(|error| Refusal(500, error.to_string()))?
+    }
+
+    /// The bytes of a request, and the permission to hold them.
+    async fn body(
+        &self,
+        mut body: Body,
+    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
+        let most = self.limits.body;
+        let mut bytes = Vec::new();
+        let mut held: Option<OwnedSemaphorePermit> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| bad("the request did not arrive whole"))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if data.len() > most - bytes.len() {
+                return Err(Refusal(
+                    413,
+                    format!("the request has more than {most} bytes"),
+                ));
+            }
+            let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.bytes)
+                .try_acquire_many_owned(size)
+                .map_err(|_| {
+                    Refusal(
+                        503,
+                        "too many large requests arrive at a time; try again later".to_owned(),
+                    )
+                })?;
+            match &mut held {
+                None => held = Some(more),
+                Some(held) => held.merge(more),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok((bytes, held))
     }
 
     fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, Refusal> {
@@ -371,7 +384,7 @@ impl Service {
             .max_tokens
             .unwrap_or(if chat { context } else { COMPLETION_TOKENS });
         let submitted = Instant::now();
-        let (events, received) = unbounded_channel();
+        let (events, received) = outbox();
         let job = Job {
             max_tokens: asked.min(context - prompt.len()),
             prompt,
@@ -384,10 +397,7 @@ impl Service {
             events,
         };
         self.queue.push(job).map_err(|refused| match refused {
-            Refused::Full(_) => {
-                add(&self.stats.refused, 1);
-                Refusal(429, refused.to_string())
-            }
+            Refused::Full(_) => Refusal(429, refused.to_string()),
             Refused::Closed => Refusal(503, refused.to_string()),
         })?;
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -401,7 +411,9 @@ impl Service {
             created: created.map_or(0, |since| since.as_secs()),
             model: self.name.clone(),
         };
-        match ask.streaming() {
+        let streaming = ask.streaming();
+        drop(ask);
+        match streaming {
             None => self.whole(&answer, received).await,
             Some(with_usage) => {
                 Ok(
@@ -415,19 +427,17 @@ impl Service {
     async fn whole(
         &self,
         answer: &Answer,
-        mut events: UnboundedReceiver<Event>,
+        mut events: Receiver<Event>,
     ) -> Result<Response, Refusal> {
         let mut all = Piece::default();
         while let Some(event) = events.recv().await {
             match event {
                 Event::Failed(message) => return Err(Refusal(500, message)),
                 Event::Piece(piece) => {
-                    all.text += &piece.text;
-                    all.scored.extend(piece.scored);
-                    if let Some(finish) = piece.finish {
-                        return Ok(
-                            Json(answer.whole(&all, &finish, &self.tokenizer)).into_response()
-                        );
+                    all.append(piece);
+                    if let Some(finish) = all.finish {
+                        let answer = answer.whole(&all, &finish, &self.tokenizer);
+                        return Ok(Json(answer).into_response());
                     }
                 }
             }
@@ -440,86 +450,4 @@ impl Service {
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let pairs = a.iter().zip(b);
     a.len() == b.len() && pairs.fold(0, |all, (a, b)| all | (a ^ b)) == 0
-}
-
-/// An answer in pieces. Dropping it, as hyper does when the client is gone, cancels the job.
-struct Stream {
-    answer: Answer,
-    events: UnboundedReceiver<Event>,
-    with_usage: bool,
-    tokenizer: Arc<Tokenizer>,
-    /// Bytes of text that were sent; `None` before the first piece.
-    sent: Option<usize>,
-    is_over: bool,
-}
-
-impl Stream {
-    fn new(
-        answer: Answer,
-        events: UnboundedReceiver<Event>,
-        with_usage: bool,
-        tokenizer: Arc<Tokenizer>,
-    ) -> Self {
-        Self {
-            answer,
-            events,
-            with_usage,
-            tokenizer,
-            sent: None,
-            is_over: false,
-        }
-    }
-
-    fn response(self) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
-            (header::CACHE_CONTROL, "no-cache"),
-        ];
-        (headers, Body::new(self)).into_response()
-    }
-
-    fn text(&mut self, event: Event) -> String {
-        match event {
-            Event::Failed(message) => {
-                self.is_over = true;
-                answer::event(&answer::error(500, &message))
-            }
-            Event::Piece(piece) => {
-                let at = self.sent.unwrap_or(0);
-                let mut text = answer::event(&self.answer.chunk(
-                    &piece,
-                    self.sent.is_none(),
-                    at,
-                    &self.tokenizer,
-                ));
-                self.sent = Some(at + piece.text.len());
-                if let Some(finish) = &piece.finish {
-                    self.is_over = true;
-                    if self.with_usage {
-                        text += &answer::event(&self.answer.usage(finish));
-                    }
-                    text += "data: [DONE]\n\n";
-                }
-                text
-            }
-        }
-    }
-}
-
-impl hyper::body::Body for Stream {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.is_over {
-            return Poll::Ready(None);
-        }
-        let event = std::task::ready!(self.events.poll_recv(context));
-        let event = event.unwrap_or_else(|| Event::Failed("the engine stopped".to_owned()));
-        let text = self.text(event);
-        Poll::Ready(Some(Ok(Frame::data(text.into()))))
-    }
 }

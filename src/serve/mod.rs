@@ -3,23 +3,27 @@
 //! ```text
 //! connections (one async thread) → queue → engine (one thread, and the pool's) → events → connections
 //! ```
-//! `scheduler`, `stop`, `draft` and `template` are functions of data; `engine` computes; `http`, `request` and `answer`
-//! are the protocol. Nothing that a client sends is trusted: there are limits on connections, waiting requests, bytes,
+//! `scheduler`, `stop`, `draft` and `template` are functions of data; `engine` computes; `listen`, `http`,
+//! `request`, `answer` and `stream` are the protocol. Nothing that a client sends is trusted: there are limits on connections, waiting requests, bytes,
 //! and time, and all large memory is claimed before the first request.
 
 mod answer;
 mod draft;
 mod engine;
 mod http;
+mod listen;
+mod outbox;
 mod queue;
 mod request;
 mod scheduler;
 mod stats;
 mod stop;
+mod stream;
 mod template;
 
 pub use engine::{Engine, Layout};
-pub use http::{Limits, Service, serve};
+pub use http::{Limits, Service};
+pub use listen::serve;
 pub use queue::Queue;
 pub use stats::Stats;
 pub use template::ChatTemplate;

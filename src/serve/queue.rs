@@ -1,12 +1,11 @@
 //! What waits for a slot: a bounded queue between the connections and the engine.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::mpsc::UnboundedSender;
-
-use super::engine::Event;
+use super::outbox::Outbox;
+use super::stats::{Stats, add};
 use crate::engine::sampler::Sampler;
 
 /// One request, ready to be computed.
@@ -28,9 +27,12 @@ pub struct Job {
     pub submitted: Instant,
     /// When it is given up.
     pub deadline: Instant,
-    /// Where the answer goes. It holds no more than the answer's tokens; that nobody listens any more cancels the job.
-    pub events: UnboundedSender<Event>,
+    /// Where the answer goes; that nobody listens any more cancels the job.
+    pub events: Outbox,
 }
+
+/// What a request is told that was not answered in time.
+pub(super) const TOO_LONG: &str = "the request took longer than the server's time limit";
 
 /// Why a job is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +51,7 @@ pub struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     limit: usize,
+    stats: Arc<Stats>,
 }
 
 #[derive(Debug, Default)]
@@ -58,12 +61,13 @@ struct State {
 }
 
 impl Queue {
-    /// For at most `limit` jobs.
-    pub fn new(limit: usize) -> Self {
+    /// For at most `limit` jobs; `stats` counts those that are refused, and those whose clients left while they waited.
+    pub fn new(limit: usize, stats: Arc<Stats>) -> Self {
         Self {
             state: Mutex::default(),
             changed: Condvar::new(),
             limit,
+            stats,
         }
     }
 
@@ -77,8 +81,9 @@ impl Queue {
             return Err(Refused::Closed);
         }
         // Whoever went away while waiting keeps nobody out.
-        state.jobs.retain(|job| !job.events.is_closed());
+        state.jobs.retain(|job| self.is_wanted(job));
         if state.jobs.len() >= self.limit {
+            add(&self.stats.refused, 1);
             return Err(Refused::Full(self.limit));
         }
         state.jobs.push_back(job);
@@ -92,6 +97,17 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Ends what waited in vain until `now`.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.lock().jobs.retain_mut(|job| {
+            let is_late = now >= job.deadline;
+            if is_late {
+                job.events.fail(TOO_LONG.to_owned());
+            }
+            !is_late && self.is_wanted(job)
+        });
+    }
+
     /// Jobs that wait.
     pub fn waiting(&self) -> usize {
         self.lock().jobs.len()
@@ -103,7 +119,7 @@ impl Queue {
         let mut state = self.lock();
         loop {
             while let Some(job) = state.jobs.pop_front() {
-                if !job.events.is_closed() {
+                if self.is_wanted(&job) {
                     return Some(job);
                 }
             }
@@ -115,6 +131,12 @@ impl Queue {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn is_wanted(&self, job: &Job) -> bool {
+        let is_closed = job.events.is_closed();
+        add(&self.stats.cancelled, usize::from(is_closed));
+        !is_closed
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

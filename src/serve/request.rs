@@ -1,4 +1,4 @@
-//! What clients ask, checked. Unknown fields are ignored, as OpenAI's own server does.
+//! What clients ask, checked. Unknown fields are ignored, because clients send what other servers know.
 
 use serde::Deserialize;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 //!
 //! DEFINITION. A pass has room for `rows` rows. Every sequence that generates gets the rows it asks for first, so that
 //! nobody's text waits for another's prompt; what is left goes to prompts in equal shares, what one of them does not
-//! need to the others, and the rest of a division to those that came first. Since a prompt may be cut anywhere, a long
+//! need to the others, and the rest of a division to the shortest, of equals to the first that came. Since a prompt may be cut anywhere, a long
 //! one delays each token of the others by at most one pass of `rows` rows, and a short one beside it is not behind it.
 
 /// What a sequence wants of the next pass.
@@ -42,15 +42,8 @@ pub fn plan(wants: &[Want], rows: usize) -> Vec<usize> {
     prompts.sort_unstable();
     for at in 0..prompts.len() {
         let (left, _, slot) = prompts[at];
-        let taken = left.min(room / (prompts.len() - at));
-        planned[slot] = taken;
-        room -= taken;
-    }
-    prompts.sort_unstable_by_key(|(_, arrival, _)| *arrival);
-    for (left, _, slot) in prompts {
-        let more = room.min(left - planned[slot]);
-        planned[slot] += more;
-        room -= more;
+        planned[slot] = left.min(room.div_ceil(prompts.len() - at));
+        room -= planned[slot];
     }
     planned
 }

@@ -55,15 +55,15 @@ fn many_at_a_time_get_what_each_would_get_alone() {
         .iter()
         .map(|numbers| PROMPT.replace("5 3 8 1", numbers))
         .collect();
-    let expected: Vec<String> = prompts.iter().map(|prompt| run(prompt, 48)).collect();
+    let expected: Vec<String> = prompts.iter().map(|prompt| run(prompt, 40)).collect();
     for server in [&plain, &guessing] {
         for _ in 0..2 {
             thread::scope(|scope| {
                 for (prompt, expected) in prompts.iter().zip(&expected) {
                     scope.spawn(move || {
-                        let answer = server.post("/v1/completions", &greedy(prompt, 48)).json();
+                        let answer = server.post("/v1/completions", &greedy(prompt, 40)).json();
                         assert_eq!(answer["choices"][0]["text"], expected.as_str());
-                        assert_eq!(answer["usage"]["completion_tokens"], 48);
+                        assert_eq!(answer["usage"]["completion_tokens"], 40);
                     });
                 }
             });
@@ -233,7 +233,7 @@ fn wait_for(server: &Server, line: &str) {
         .any(|found| found == line)
     {
         assert!(
-            started.elapsed() < Duration::from_secs(60),
+            started.elapsed() < Duration::from_secs(300),
             "no '{line}' in {}",
             server.get("/metrics").body
         );
@@ -256,6 +256,7 @@ fn whoever_goes_away_frees_the_slot_and_who_is_too_many_is_told() {
     let mut first = server.send("/v1/completions", &ask);
     let mut some = [0; 64];
     first.read_exact(&mut some).unwrap();
+    wait_for(&server, "vllm:num_requests_running 1");
     ask["stream"] = false.into();
     let second = server.send("/v1/completions", &ask);
     wait_for(&server, "vllm:num_requests_waiting 1");
