@@ -24,8 +24,8 @@ pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
 pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use model::{
-    InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs, RequantizeType,
-    RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
+    DraftArgs, InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs,
+    RequantizeType, RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
 };
 pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};
 pub use prompts::{PromptsApi, PromptsArgs, PromptsFormat};

@@ -84,6 +84,22 @@ impl From<WeightType> for DType {
     }
 }
 
+/// How much a draft model guesses. The names and defaults are llama.cpp's, but for the probability.
+#[derive(Clone, Debug, Args)]
+pub struct DraftArgs {
+    /// With --draft: tokens of a guess at most; fewer are guessed where fewer stand.
+    #[arg(long, default_value_t = 24, value_name = "N", value_parser = positive)]
+    pub draft_max: usize,
+
+    /// With --draft: shorter guesses are not checked.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub draft_min: usize,
+
+    /// With --draft: end a guess before a token that the draft model holds less likely than this.
+    #[arg(long, default_value_t = 0.6, value_name = "P")]
+    pub draft_p_min: f32,
+}
+
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KvType {

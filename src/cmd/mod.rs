@@ -6,6 +6,8 @@ mod bisect_step;
 mod calibrate;
 mod comment;
 mod compare;
+#[cfg(feature = "serve")]
+mod draft;
 mod experts;
 mod export;
 mod gate;

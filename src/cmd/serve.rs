@@ -1,5 +1,6 @@
 //! `tokgate serve`: a model behind OpenAI's protocol.
 
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,13 +12,16 @@ use anyhow::{Context, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::{Outcome, model, runtime};
+use super::{Outcome, draft, model, runtime};
 use crate::cli::ServeArgs;
 use crate::generation::chat::Template;
+use crate::probe::system::available_memory;
 use crate::serve::{ChatTemplate, Engine, Layout, Limits, Queue, Service, Stats, serve};
 
 /// Positions of a slot where nobody says: what a chat needs, not what the model could.
 const CONTEXT: usize = 8192;
+
+const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Time for a request to arrive.
 const RECEIVE: Duration = Duration::from_secs(30);
@@ -30,6 +34,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let keys = keys(args.api_key_file.as_deref())?;
     let loaded = model::load(&args.model.model, &args.model)?;
     let tokenizer = Arc::new(loaded.tokenizer()?);
+    let draft = args.draft.as_deref();
+    let draft = draft.map(|path| draft::load(path, &args.model, &tokenizer));
+    let draft = draft.transpose()?;
     let rt = runtime::from_args(&args.runtime)?;
     let config = loaded.model.config();
     let trained = config.n_context.max(1);
@@ -58,7 +65,19 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         token(tokenizer.eos()),
     )
     .context("the model's chat template")?;
-    let engine = Engine::new(&loaded.model, &rt, &tokenizer, layout)?;
+    let drafter = draft.as_ref().map(|draft| {
+        let passes = (args.ubatch_size, layout.kv);
+        draft::drafter(&args.draft_options, draft, &loaded, &rt, passes)
+    });
+    let engine = Engine::new(&loaded.model, &rt, &tokenizer, layout, drafter.transpose()?)?;
+    let (needed, available) = (engine.kv_bytes() as u64, available_memory());
+    if available > 0 && needed > available {
+        eprintln!(
+            "tokgate: warning: full slots take {:.1} GiB and {:.1} GiB are available; lower --parallel or --ctx-size",
+            needed as f64 / GIB,
+            available as f64 / GIB
+        );
+    }
     let stats = Arc::new(Stats::default());
     let queue = Arc::new(Queue::new(args.max_queue, Arc::clone(&stats)));
     let limits = Limits {
@@ -98,6 +117,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         loaded.model_type(),
         args.parallel
     );
+    let totals = Arc::clone(&stats);
     thread::scope(|scope| {
         let computing = scope.spawn(|| engine.run(&queue, &stats));
         let served = serve(listener, service, &stop, || !computing.is_finished());
@@ -107,6 +127,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
             .map_err(|_| anyhow::anyhow!("the engine panicked"))??;
         served.context("serving")
     })?;
+    // Whoever closed standard error wants no summary.
+    let _ = writeln!(io::stderr(), "tokgate: {}", totals.summary());
     Ok(Outcome::Clean)
 }
 

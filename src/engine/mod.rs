@@ -1,6 +1,7 @@
 //! A model on the kernels: its files, its sizes and its weights.
 
 pub mod config;
+pub mod draft;
 pub mod forward;
 pub mod gguf;
 pub mod inspect;

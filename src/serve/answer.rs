@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::engine::{Finish, Piece, Scored};
+use super::piece::{Finish, Piece, Scored};
 use crate::engine::tokenizer::Tokenizer;
 
 /// What all parts of an answer have in common.
@@ -46,6 +46,7 @@ impl Answer {
         choice["logprobs"] = self.logprobs(&piece.scored, at, tokenizer);
         choice["finish_reason"] = piece
             .finish
+            .as_ref()
             .map_or(Value::Null, |finish| finish.end.reason().into());
         let mut body = self.body(true, vec![choice]);
         if let Some(finish) = &piece.finish {
@@ -153,9 +154,18 @@ fn timings(finish: &Finish) -> Value {
         "predicted_per_token_ms": predicted_each,
         "predicted_per_second": predicted_rate,
     });
-    if finish.drafted > 0 {
-        timings["draft_n"] = finish.drafted.into();
-        timings["draft_n_accepted"] = finish.accepted.into();
+    let drafts = &finish.drafts;
+    if drafts.drafts > 0 {
+        let of_drafts = |count: usize| count as f64 / drafts.drafts as f64;
+        timings["draft_n"] = drafts.drafted.into();
+        timings["draft_n_accepted"] = drafts.accepted.into();
+        // As vLLM tells them: tokens accepted of those drafted, tokens of a pass that checked a draft, and drafts
+        // accepted up to each place.
+        timings["draft_passes"] = drafts.drafts.into();
+        timings["draft_acceptance_rate"] = (drafts.accepted as f64 / drafts.drafted as f64).into();
+        timings["draft_acceptance_length"] = (1.0 + of_drafts(drafts.accepted)).into();
+        let places = drafts.accepted_at.iter().map(|&count| of_drafts(count));
+        timings["draft_per_position_acceptance_rates"] = places.collect();
     }
     timings
 }

@@ -3,19 +3,18 @@
 //! A slot keeps keys and values of what it computed last, so that a prompt which begins in the same way finds them.
 //! Memory is claimed once, before the first request: `slots × context` positions.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokgate_kernels::{DType, Runtime};
 
-use super::draft::{Pace, look_up};
+use super::place::{Outcome, Place};
 use super::queue::{Job, Queue, TOO_LONG};
 use super::scheduler::{self, Want};
 use super::stats::{Stats, add};
-use super::stop::StopFinder;
-use crate::engine::forward::{Chunk, LogitRows, Model, Work};
+use crate::engine::draft::{Costs, Drafter, Pace};
+use crate::engine::forward::{Chunk, ForwardError, LogitRows, Model, Work};
 use crate::engine::kv_cache::{KvCache, KvCacheError};
-use crate::engine::sampler::SamplerError;
-use crate::engine::tokenizer::{Decoder, Tokenizer};
+use crate::engine::tokenizer::Tokenizer;
 use crate::generation::GenerationError;
 
 /// How the engine is laid out.
@@ -33,78 +32,6 @@ pub struct Layout {
     pub look_up: usize,
 }
 
-/// What an answer is made of.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// More of it.
-    Piece(Piece),
-    /// There will be no more, for this reason.
-    Failed(String),
-}
-
-/// A part of an answer.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Piece {
-    /// Text, which may be empty: a character or a stop string may not be complete.
-    pub text: String,
-    /// The tokens, where probabilities were asked for.
-    pub scored: Vec<Scored>,
-    /// Set in the last part.
-    pub finish: Option<Finish>,
-}
-
-/// A token with its probability.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Scored {
-    /// The token and the logarithm of its probability.
-    pub chosen: (u32, f32),
-    /// The likeliest tokens, likeliest first.
-    pub top: Vec<(u32, f32)>,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum End {
-    /// The model ended the text.
-    Token,
-    /// A stop string came.
-    StopString,
-    /// It is as long as it may be.
-    #[default]
-    Length,
-}
-
-impl End {
-    /// OpenAI's word.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Token | Self::StopString => "stop",
-            Self::Length => "length",
-        }
-    }
-}
-
-/// How an answer ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Finish {
-    /// Why it ended.
-    pub end: End,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Of these, found computed.
-    pub cached_tokens: usize,
-    /// Tokens of the answer; one that ends a text is not part of it.
-    pub completion_tokens: usize,
-    /// From the start of the prompt's first pass to the first token.
-    pub prefill: Duration,
-    /// From the first token to the last.
-    pub decode: Duration,
-    /// Tokens that were guessed.
-    pub drafted: usize,
-    /// Of these, those that stood.
-    pub accepted: usize,
-}
-
 /// The engine.
 #[derive(Debug)]
 pub struct Engine<'a> {
@@ -112,38 +39,15 @@ pub struct Engine<'a> {
     rt: &'a Runtime,
     tokenizer: &'a Tokenizer,
     layout: Layout,
+    drafter: Option<Drafter<'a>>,
     places: Vec<Place<'a>>,
+    costs: Costs,
     logits: Vec<f32>,
     arrivals: u64,
 }
 
-#[derive(Debug)]
-struct Place<'a> {
-    cache: KvCache,
-    /// The text: those that are computed, as many as the cache has, and then those that are not.
-    tokens: Vec<u32>,
-    used: u64,
-    running: Option<Running<'a>>,
-}
-
-#[derive(Debug)]
-struct Running<'a> {
-    job: Job,
-    decoder: Decoder<'a>,
-    stop: StopFinder,
-    arrival: u64,
-    cached: usize,
-    generated: usize,
-    pace: Pace,
-    draft: Vec<u32>,
-    started: Instant,
-    first: Instant,
-    drafted: usize,
-    accepted: usize,
-}
-
 impl<'a> Engine<'a> {
-    /// Claims the memory.
+    /// Claims the memory. The `drafter` guesses what the text itself does not tell.
     ///
     /// # Errors
     /// If it cannot be had.
@@ -152,26 +56,46 @@ impl<'a> Engine<'a> {
         rt: &'a Runtime,
         tokenizer: &'a Tokenizer,
         layout: Layout,
+        drafter: Option<Drafter<'a>>,
     ) -> Result<Self, KvCacheError> {
-        let place = || {
+        let drafted = drafter.as_ref().map_or(0, |drafter| drafter.options().most);
+        let place = |_| {
+            let read = drafter
+                .as_ref()
+                .map(|drafter| drafter.cache(layout.context));
             Ok(Place {
                 cache: KvCache::new(model.config(), layout.kv, layout.context)?,
+                read: read.transpose()?,
                 tokens: Vec::new(),
                 used: 0,
+                pace: Pace::new(drafted.max(layout.look_up)),
+                outcome: Outcome::default(),
                 running: None,
             })
         };
+        let places = (0..layout.slots.max(1)).map(place);
         Ok(Self {
             model,
             rt,
             tokenizer,
-            places: (0..layout.slots.max(1))
-                .map(|_| place())
-                .collect::<Result<_, _>>()?,
+            places: places.collect::<Result<_, _>>()?,
             layout,
+            drafter,
+            costs: Costs::default(),
             logits: Vec::new(),
             arrivals: 0,
         })
+    }
+
+    /// Bytes of keys and values of all slots when they are full.
+    pub fn kv_bytes(&self) -> usize {
+        let caches = self.places.iter().flat_map(|place| {
+            let read = place.read.iter();
+            std::iter::once(&place.cache).chain(read)
+        });
+        caches
+            .map(|cache| cache.bytes_per_position() * cache.capacity())
+            .sum()
     }
 
     /// Computes what comes through `queue` until that is closed and empty.
@@ -226,36 +150,71 @@ impl<'a> Engine<'a> {
             unreachable!("the caller saw a free slot");
         };
         self.arrivals += 1;
-        let place = &mut self.places[at];
-        place.cache.truncate(cached);
-        place.tokens.clone_from(&job.prompt);
-        place.used = self.arrivals;
-        add(&stats.running, 1);
-        add(&stats.prompt_tokens, job.prompt.len());
-        add(&stats.cached_tokens, cached);
-        let now = Instant::now();
-        let mut job = job;
-        for &token in &job.prompt {
-            job.sampler.accept(token);
-        }
-        place.running = Some(Running {
-            decoder: self.tokenizer.decoder(false).continuing(),
-            stop: StopFinder::new(job.stops.clone()),
-            arrival: self.arrivals,
-            cached,
-            generated: 0,
-            pace: Pace::new(self.layout.look_up),
-            draft: Vec::new(),
-            started: now,
-            first: now,
-            drafted: 0,
-            accepted: 0,
-            job,
-        });
+        self.places[at].begin(job, cached, self.arrivals, self.tokenizer, stats);
     }
 
     fn pass(&mut self, stats: &Stats) -> Result<(), GenerationError> {
-        let wants: Vec<Want> = self.places.iter_mut().map(Place::want).collect();
+        let started = Instant::now();
+        let running = self.places.iter().filter(|place| place.running.is_some());
+        let (texts, prompts): (Vec<_>, Vec<_>) = running.partition(|place| place.generates());
+        // Beside a prompt, what guessing costs could not be told.
+        let (texts, is_decode) = (texts.len(), prompts.is_empty());
+        if is_decode && self.costs.is_known(texts) {
+            self.guess()?;
+        }
+        self.compute(stats)?;
+        if is_decode {
+            self.settle(texts, started.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Guesses how the texts go on.
+    fn guess(&mut self) -> Result<(), ForwardError> {
+        let mut slots = Vec::new();
+        let mut guesses = Vec::new();
+        for (slot, place) in self.places.iter_mut().enumerate() {
+            if let Some(guess) = place.guess(self.layout.look_up) {
+                slots.push(slot);
+                guesses.push(guess);
+            }
+        }
+        let Some(drafter) = &mut self.drafter else {
+            return Ok(());
+        };
+        drafter.guess(&mut guesses)?;
+        let made: Vec<_> = guesses
+            .into_iter()
+            .map(|guess| (guess.tokens, guess.rows))
+            .collect();
+        for (slot, (tokens, rows)) in slots.into_iter().zip(made) {
+            self.places[slot].draft(tokens, rows);
+        }
+        Ok(())
+    }
+
+    /// Learns from a pass over `texts` texts and no prompt, which took so long.
+    fn settle(&mut self, texts: usize, seconds: f64) {
+        let rows: usize = self.places.iter().map(|place| place.outcome.rows).sum();
+        if rows == 0 {
+            self.costs.plain(texts, seconds);
+        }
+        let extra = match rows {
+            0 => 0.0,
+            _ => self.costs.extra(texts, seconds) / rows as f64,
+        };
+        for place in &mut self.places {
+            let outcome = std::mem::take(&mut place.outcome);
+            place.pace.earn(outcome.tokens);
+            if outcome.rows > 0 {
+                let cost = (extra * outcome.rows as f64) as f32;
+                place.pace.learn(outcome.drafted, outcome.accepted, cost);
+            }
+        }
+    }
+
+    fn compute(&mut self, stats: &Stats) -> Result<(), ForwardError> {
+        let wants: Vec<Want> = self.places.iter().map(Place::want).collect();
         let planned = scheduler::plan(&wants, self.layout.rows);
         let mut feeds = Vec::with_capacity(planned.len());
         for (place, &rows) in self.places.iter().zip(&planned) {
@@ -285,191 +244,5 @@ impl<'a> Engine<'a> {
             place.take(&rows, self.tokenizer, stats);
         }
         Ok(())
-    }
-}
-
-impl<'a> Place<'a> {
-    /// What the sequence wants of the next pass; guesses what comes if it generates.
-    fn want(&mut self) -> Want {
-        let Some(running) = &mut self.running else {
-            return Want::Nothing;
-        };
-        if running.generated == 0 {
-            return Want::Prefill {
-                left: self.tokens.len() - self.cache.len(),
-                arrival: running.arrival,
-            };
-        }
-        // A guess beyond the last token would be computed for nothing, and beyond the cache not at all.
-        let room = self.cache.capacity() - self.cache.len() - 1;
-        let left = running.job.max_tokens - running.generated - 1;
-        let most = running.pace.next().min(room).min(left);
-        running.draft = look_up(&self.tokens, most).to_vec();
-        Want::Decode(1 + running.draft.len())
-    }
-
-    /// The next `rows` tokens to compute, and which of them are to have logits.
-    fn feed(&self, rows: usize) -> (Vec<u32>, LogitRows) {
-        let Some(running) = self.running.as_ref().filter(|_| rows > 0) else {
-            return (Vec::new(), LogitRows::None);
-        };
-        let pending = &self.tokens[self.cache.len()..];
-        if running.generated > 0 {
-            return ([pending, &running.draft].concat(), LogitRows::All);
-        }
-        let logits = match rows == pending.len() {
-            true => LogitRows::Last,
-            false => LogitRows::None,
-        };
-        (pending[..rows].to_vec(), logits)
-    }
-
-    /// Draws tokens from `rows`, as long as they are what was guessed, and sends them.
-    fn take(&mut self, rows: &[&[f32]], tokenizer: &'a Tokenizer, stats: &Stats) {
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let draft = std::mem::take(&mut running.draft);
-        let mut piece = Piece::default();
-        let mut drawn = 0;
-        let mut outcome = Ok(None);
-        for (at, logits) in rows.iter().enumerate() {
-            outcome = running.draw(logits, tokenizer, &mut self.tokens, &mut piece, stats);
-            drawn += 1;
-            let guessed = draft
-                .get(at)
-                .is_some_and(|guess| self.tokens.last() == Some(guess));
-            if !matches!(outcome, Ok(None)) || !guessed {
-                break;
-            }
-        }
-        if !draft.is_empty() {
-            let accepted = drawn - 1;
-            running.pace.learn(draft.len(), accepted);
-            running.drafted += draft.len();
-            running.accepted += accepted;
-            stats.draft(draft.len(), accepted);
-        }
-        // Of the guesses that were computed, those stay that stood; the last that was drawn is not computed.
-        let stale = rows.len() - drawn;
-        self.cache.truncate(self.cache.len() - stale);
-        let heard = match outcome {
-            Ok(None) => running.job.events.send(piece),
-            Ok(Some(end)) => {
-                piece.text += &running.rest(end, tokenizer);
-                piece.finish = Some(running.finish(end));
-                add(&stats.finished, 1);
-                running.job.events.send(piece);
-                return self.release(stats);
-            }
-            Err(error) => {
-                running.job.events.fail(error.to_string());
-                return self.release(stats);
-            }
-        };
-        if !heard {
-            add(&stats.cancelled, 1);
-            self.release(stats);
-        }
-    }
-
-    /// Frees the slot; what is computed stays for whom it may serve.
-    fn release(&mut self, stats: &Stats) {
-        self.running = None;
-        self.cache.truncate(self.tokens.len());
-        self.tokens.truncate(self.cache.len());
-        stats
-            .running
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-impl<'a> Running<'a> {
-    /// Text that was held back, where it is part of an answer that ends so.
-    fn rest(&mut self, end: End, tokenizer: &'a Tokenizer) -> String {
-        if end == End::StopString {
-            return String::new();
-        }
-        let decoder = std::mem::replace(&mut self.decoder, tokenizer.decoder(false));
-        let (text, is_stop) = self.stop.push(&decoder.finish());
-        match is_stop {
-            true => text,
-            false => text + &self.stop.finish(),
-        }
-    }
-
-    /// Draws one token; how the answer ends if it ends with it.
-    fn draw(
-        &mut self,
-        logits: &[f32],
-        tokenizer: &Tokenizer,
-        tokens: &mut Vec<u32>,
-        piece: &mut Piece,
-        stats: &Stats,
-    ) -> Result<Option<End>, SamplerError> {
-        let token = self.job.sampler.sample(logits)?;
-        self.job.sampler.accept(token);
-        if self.generated == 0 {
-            self.first = Instant::now();
-            stats.first_token(self.job.submitted.elapsed());
-        }
-        if tokenizer.ends_generation(token) && !self.job.ignore_eos {
-            return Ok(Some(End::Token));
-        }
-        self.generated += 1;
-        tokens.push(token);
-        add(&stats.generated_tokens, 1);
-        if let Some(top) = self.job.logprobs {
-            piece.scored.push(score(logits, token, top));
-        }
-        // A model may have rows for more tokens than the vocabulary; they say nothing.
-        let text = self.decoder.push(token).unwrap_or_default();
-        let (text, stopped) = self.stop.push(&text);
-        piece.text += &text;
-        Ok(if stopped {
-            Some(End::StopString)
-        } else if self.generated == self.job.max_tokens {
-            Some(End::Length)
-        } else {
-            None
-        })
-    }
-
-    fn finish(&self, end: End) -> Finish {
-        Finish {
-            end,
-            prompt_tokens: self.job.prompt.len(),
-            cached_tokens: self.cached,
-            completion_tokens: self.generated,
-            prefill: self.first - self.started,
-            decode: self.first.elapsed(),
-            drafted: self.drafted,
-            accepted: self.accepted,
-        }
-    }
-}
-
-/// The logarithms of the softmax for `token` and the `top` likeliest.
-fn score(logits: &[f32], token: u32, top: usize) -> Scored {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exps = logits
-        .iter()
-        .filter(|logit| !logit.is_nan())
-        .map(|logit| f64::from(logit - max).exp());
-    let sum = f64::from(max) + exps.sum::<f64>().ln();
-    let log = |id: usize| (f64::from(logits[id]) - sum) as f32;
-    let order = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
-    let mut ids: Vec<usize> = (0..logits.len())
-        .filter(|&id| !logits[id].is_nan())
-        .collect();
-    let top = top.min(ids.len());
-    if top > 0 && top < ids.len() {
-        ids.select_nth_unstable_by(top - 1, order);
-    }
-    ids.truncate(top);
-    ids.sort_unstable_by(order);
-    Scored {
-        chosen: (token, log(token as usize)),
-        top: ids.into_iter().map(|id| (id as u32, log(id))).collect(),
     }
 }

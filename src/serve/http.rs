@@ -20,8 +20,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::answer::{self, Answer};
-use super::engine::{Event, Piece};
 use super::outbox::outbox;
+use super::piece::{Event, Piece};
 use super::queue::{Job, Queue, Refused};
 use super::request::{Ask, DetokenizeAsk, Message, Prompt, TokenizeAsk};
 use super::stats::Stats;
@@ -435,8 +435,8 @@ impl Service {
                 Event::Failed(message) => return Err(Refusal(500, message)),
                 Event::Piece(piece) => {
                     all.append(piece);
-                    if let Some(finish) = all.finish {
-                        let answer = answer.whole(&all, &finish, &self.tokenizer);
+                    if let Some(finish) = &all.finish {
+                        let answer = answer.whole(&all, finish, &self.tokenizer);
                         return Ok(Json(answer).into_response());
                     }
                 }

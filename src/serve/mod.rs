@@ -3,16 +3,17 @@
 //! ```text
 //! connections (one async thread) → queue → engine (one thread, and the pool's) → events → connections
 //! ```
-//! `scheduler`, `stop`, `draft` and `template` are functions of data; `engine` computes; `listen`, `http`,
+//! `scheduler`, `stop` and `template` are functions of data; `engine` and `place` compute; `listen`, `http`,
 //! `request`, `answer` and `stream` are the protocol. Nothing that a client sends is trusted: there are limits on connections, waiting requests, bytes,
 //! and time, and all large memory is claimed before the first request.
 
 mod answer;
-mod draft;
 mod engine;
 mod http;
 mod listen;
 mod outbox;
+mod piece;
+mod place;
 mod queue;
 mod request;
 mod scheduler;

@@ -5,7 +5,7 @@
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::engine::{Event, Piece};
+use super::piece::{Event, Piece};
 
 /// Pieces that wait to be read; more are joined.
 const PIECES: usize = 64;
@@ -65,12 +65,12 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::engine::Finish;
+    use crate::serve::piece::Finish;
 
     #[test]
     fn a_client_that_does_not_read_gets_it_all_in_few_pieces() {
         let (mut outbox, mut received) = outbox();
-        let piece = |number: usize, finish| Piece {
+        let piece = |number: usize, finish: Option<Box<Finish>>| Piece {
             text: format!("{number} "),
             finish,
             ..Piece::default()
@@ -78,7 +78,7 @@ mod tests {
         for number in 0..999 {
             assert!(outbox.send(piece(number, None)));
         }
-        assert!(outbox.send(piece(999, Some(Finish::default()))));
+        assert!(outbox.send(piece(999, Some(Box::default()))));
         let mut text = String::new();
         let mut pieces = 0;
         while let Ok(Event::Piece(piece)) = received.try_recv() {

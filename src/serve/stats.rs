@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Places of a draft that are counted one by one.
-pub const POSITIONS: usize = 16;
+pub const POSITIONS: usize = 32;
 
 /// Counters; each only grows, except the number that runs.
 #[derive(Debug, Default)]
@@ -46,6 +46,29 @@ impl Stats {
         for counter in self.accepted_at.iter().take(accepted) {
             add(counter, 1);
         }
+    }
+
+    /// What was done, in a sentence.
+    pub fn summary(&self) -> String {
+        let of = |counter: &AtomicU64| counter.load(Relaxed);
+        let mut text = format!(
+            "{} requests answered, {} given up by their clients, {} refused; {} tokens generated",
+            of(&self.finished),
+            of(&self.cancelled),
+            of(&self.refused),
+            of(&self.generated_tokens)
+        );
+        let (drafts, drafted) = (of(&self.drafts), of(&self.draft_tokens));
+        if drafts > 0 {
+            let accepted = of(&self.accepted_tokens) as f64;
+            let _ = write!(
+                text,
+                "; of {drafted} guessed, {:.1} % stood, {:.2} a guess",
+                100.0 * accepted / drafted as f64,
+                accepted / drafts as f64
+            );
+        }
+        text
     }
 
     /// Prometheus' text format.
@@ -123,6 +146,29 @@ impl Stats {
         );
         for (at, counter) in self.accepted_at.iter().enumerate() {
             let _ = writeln!(text, "{name}{{position=\"{at}\"}} {}", of(counter));
+        }
+        let (drafts, drafted, accepted) = (
+            of(&self.drafts),
+            of(&self.draft_tokens),
+            of(&self.accepted_tokens),
+        );
+        let ratio = |a: u64, b: u64| if b > 0 { a as f64 / b as f64 } else { 0.0 };
+        for (name, help, value) in [
+            (
+                "tokgate:draft_acceptance_rate",
+                "Tokens of drafts accepted, of all of them.",
+                ratio(accepted, drafted),
+            ),
+            (
+                "tokgate:draft_acceptance_length",
+                "Tokens of a pass that checks a draft, on average.",
+                1.0 + ratio(accepted, drafts),
+            ),
+        ] {
+            let _ = write!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
+            );
         }
         let name = "vllm:time_to_first_token_seconds";
         let (micros, count) = (of(&self.first_token.0), of(&self.first_token.1));

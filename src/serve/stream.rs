@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use tokio::sync::mpsc::Receiver;
 
 use super::answer::{self, Answer};
-use super::engine::Event;
+use super::piece::Event;
 use crate::engine::tokenizer::Tokenizer;
 
 /// An answer in pieces. Dropping it, as hyper does when the client is gone, cancels the job.

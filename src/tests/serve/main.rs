@@ -86,6 +86,112 @@ fn many_at_a_time_get_what_each_would_get_alone() {
     assert!(!line.ends_with(" 0"), "{metrics}");
 }
 
+/// A figure of the metrics.
+fn metric(server: &Server, name: &str) -> f64 {
+    let metrics = server.get("/metrics").body;
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {metrics}"))
+        .parse()
+        .unwrap()
+}
+
+const DRAFTED: &str = "vllm:spec_decode_num_draft_tokens_total";
+const ACCEPTED: &str = "vllm:spec_decode_num_accepted_tokens_total";
+
+#[test]
+fn a_draft_model_changes_no_token() {
+    let other = unrelated();
+    let model = model();
+    let plain = Server::start(&[]);
+    let same = ["--draft", model.to_str().unwrap(), "--draft-p-min", "0"];
+    let same = Server::start(&same);
+    let other = [
+        "--draft",
+        other.path().to_str().unwrap(),
+        "--draft-p-min",
+        "0",
+    ];
+    let other = Server::start(&[&other[..], &["--parallel", "1"]].concat());
+    let mut ask = greedy("", 40);
+    for (seed, numbers) in ["5 3 8 1", "9 9 2", "4 4 4 4", "1 2 3", "7 0 7", "3", "6 6"]
+        .into_iter()
+        .enumerate()
+    {
+        ask["prompt"] = PROMPT.replace("5 3 8 1", numbers).into();
+        ask["seed"] = seed.into();
+        // Greedy, and drawn: draw for draw the same.
+        for temperature in [0.0, 1.0] {
+            ask["temperature"] = temperature.into();
+            let expected = plain.post("/v1/completions", &ask).json();
+            for server in [&same, &other] {
+                let answer = server.post("/v1/completions", &ask).json();
+                assert_eq!(answer["choices"], expected["choices"]);
+            }
+        }
+    }
+    ask["temperature"] = 0.into();
+    let answer = same.post("/v1/completions", &ask).json();
+    let timings = &answer["timings"];
+    if timings["draft_n"].is_u64() {
+        assert_eq!(timings["draft_n"], timings["draft_n_accepted"], "{timings}");
+        assert_eq!(timings["draft_acceptance_rate"], 1.0);
+    }
+    // Whoever guesses by the same model is right wherever nothing is drawn by chance.
+    let rate = |server: &Server| metric(server, ACCEPTED) / metric(server, DRAFTED);
+    assert!(rate(&same) > 0.5, "{}", rate(&same));
+    assert!(rate(&other) < 0.2, "{}", rate(&other));
+    assert!(metric(&same, "tokgate:draft_acceptance_length") > 1.5);
+}
+
+/// A model with the same vocabulary as the trained one that has nothing else in common with it: signs of its weights
+/// are flipped.
+fn unrelated() -> tempfile::NamedTempFile {
+    let mut bytes = std::fs::read(model()).unwrap();
+    // The upper byte of every third weight; tensors begin at even places, and all of them behind a third of the file.
+    let from = bytes.len() / 3;
+    for at in (from..bytes.len()).filter(|at| at % 6 == 1) {
+        bytes[at] ^= 0x80;
+    }
+    let file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+#[test]
+fn a_draft_model_of_another_vocabulary_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let draft = folder.path().join("tiny.gguf");
+    let draft = draft.to_str().unwrap();
+    let synth = ["synth", "--preset", "tiny-dense", draft];
+    Command::cargo_bin("tokgate")
+        .unwrap()
+        .args(synth)
+        .assert()
+        .success();
+    let model = model();
+    let serve = [
+        "serve",
+        "-m",
+        model.to_str().unwrap(),
+        "--port",
+        "0",
+        "--draft",
+        draft,
+    ];
+    let assert = Command::cargo_bin("tokgate")
+        .unwrap()
+        .args(serve)
+        .assert()
+        .code(2);
+    let said = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(
+        said.contains("take a draft model of the same family"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_stream_is_the_answer_in_pieces() {
     let server = Server::start(&[]);

@@ -1,0 +1,21 @@
+//! Guessing the next tokens, so that one pass of the model can check several.
+//!
+//! EXACT. A pass computes the logits behind each guessed token, and the sampler draws from each row as it would have
+//! done one token at a time. A guess stands if it is what was drawn; the first that is not is replaced by what was
+//! drawn, and the rest is forgotten. The tokens are therefore the same, draw for draw, with guesses and without: greedy
+//! output is identical, and sampled output has the same distribution, whatever is guessed. (The order of additions
+//! within a pass depends on its rows; where two logits are equal but for that, either may win.) For a guess that is
+//! not itself drawn at random this accepts as often as rejection sampling does: with the model's probability of it.
+//!
+//! Guesses come from a smaller model ([`Drafter`]) or from the text itself ([`look_up`]); [`Pace`] says how many are
+//! worth their cost.
+
+mod check;
+mod look_up;
+mod model;
+mod pace;
+
+pub use check::check;
+pub use look_up::look_up;
+pub use model::{DraftOptions, Drafter, Guess, VocabularyMismatch, same_vocabulary};
+pub use pace::{Costs, Pace};

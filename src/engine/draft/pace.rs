@@ -1,0 +1,181 @@
+//! How much to guess, so that guessing never costs much more than it brings.
+//!
+//! DEFINITION. The unit is a token that is generated without guesses: one pass. A text's account gets each guess that
+//! stood, pays what guessing and the wider pass took beyond a plain pass, and gets `ALLOWANCE` for every token. There are
+//! guesses while the account is above zero. So over n tokens the loss is at most `FIRST + ALLOWANCE · n`, and one round:
+//! after the first texts, some 1.5 %. What guessing wins is its own; of it, at most `MOST` is kept to be lost again.
+//!
+//! The length follows what stood: one more than that, or twice as much where all did and paid, and half where it did not
+//! pay.
+
+/// What a text may lose to guesses, as a share of its tokens.
+const ALLOWANCE: f32 = 0.015;
+
+/// What the account begins with: enough to let a draft model read a prompt of some hundred tokens.
+const FIRST: f32 = 6.0;
+
+/// The most that the account holds.
+const MOST: f32 = 24.0;
+
+/// The most that it owes: a clock that jumped must not forbid guesses for ever.
+const LEAST: f32 = -6.0;
+
+/// Tokens of the first guess: on CPUs a pass of a few rows costs little more than one of a single row.
+const FIRST_LENGTH: usize = 3;
+
+/// How many tokens to guess for the texts of one slot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    most: usize,
+    length: usize,
+    account: f32,
+}
+
+impl Pace {
+    /// Guesses of at most `most` tokens; 0 for none at all.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            length: FIRST_LENGTH.min(most),
+            account: FIRST,
+        }
+    }
+
+    /// Tokens to guess before the next pass.
+    pub fn next(&self) -> usize {
+        if self.account > 0.0 { self.length } else { 0 }
+    }
+
+    /// Learns that a pass brought so many tokens.
+    pub fn earn(&mut self, tokens: usize) {
+        self.account = (self.account + ALLOWANCE * tokens as f32).min(MOST);
+    }
+
+    /// Learns that of `drafted` tokens the first `accepted` stood, which took so many plain passes more than none.
+    pub fn learn(&mut self, drafted: usize, accepted: usize, cost: f32) {
+        self.account = (self.account + accepted as f32 - cost.max(0.0)).clamp(LEAST, MOST);
+        let length = if accepted < drafted {
+            accepted + 1
+        } else if accepted as f32 >= cost {
+            self.length.max(2 * drafted)
+        } else {
+            drafted / 2
+        };
+        self.length = length.max(1).min(self.most);
+    }
+}
+
+/// Passes between two that are plain, so that what one takes stays known.
+const REFRESH: u32 = 64;
+
+/// What passes take, by how many texts they continue.
+#[derive(Clone, Debug, Default)]
+pub struct Costs {
+    /// Seconds of a plain pass, averaged over the last ones, and passes since.
+    plain: Vec<(f64, u32)>,
+}
+
+impl Costs {
+    /// Whether a pass for `texts` texts may have guesses, because it is known what it takes without.
+    pub fn is_known(&self, texts: usize) -> bool {
+        self.plain
+            .get(texts)
+            .is_some_and(|(seconds, since)| *seconds > 0.0 && *since < REFRESH)
+    }
+
+    /// Learns what a pass without guesses took.
+    pub fn plain(&mut self, texts: usize, seconds: f64) {
+        if self.plain.len() <= texts {
+            self.plain.resize(texts + 1, (0.0, 0));
+        }
+        let (mean, since) = &mut self.plain[texts];
+        // One that took long because something else ran says nothing.
+        let seconds = if *mean > 0.0 {
+            *mean + 0.2 * (seconds.min(2.0 * *mean) - *mean)
+        } else {
+            seconds
+        };
+        (*mean, *since) = (seconds, 0);
+    }
+
+    /// What a pass with guesses, and guessing, cost beyond a plain pass, in tokens: all texts waited for it.
+    pub fn extra(&mut self, texts: usize, seconds: f64) -> f64 {
+        let Some((plain, since)) = self.plain.get_mut(texts) else {
+            return 0.0;
+        };
+        *since += 1;
+        (seconds - *plain).max(0.0) / *plain * texts as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tokens that 10,000 plain passes' time brings, where a guess stands with `chance`, a guessed token costs `each`,
+    /// and a wider pass `wider`.
+    fn tokens(chance: f64, each: f64, wider: f64) -> f64 {
+        let mut pace = Pace::new(24);
+        let mut word = 1_u64;
+        let mut stands = || {
+            word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (word >> 11) as f64 / (1_u64 << 53) as f64 <= chance
+        };
+        let (mut time, mut tokens) = (0.0, 0.0);
+        while time < 10_000.0 {
+            let drafted = pace.next();
+            let accepted = (0..drafted).take_while(|_| stands()).count();
+            let cost = if drafted > 0 {
+                each * drafted as f64 + wider
+            } else {
+                0.0
+            };
+            time += 1.0 + cost;
+            tokens += 1.0 + accepted as f64;
+            pace.earn(1 + accepted);
+            if drafted > 0 {
+                pace.learn(drafted, accepted, cost as f32);
+            }
+        }
+        tokens
+    }
+
+    #[test]
+    fn nothing_accepted_costs_little_and_much_accepted_pays() {
+        for each in [0.05, 0.2, 1.0] {
+            for wider in [0.0, 0.3, 2.0] {
+                let loss = 1.0 - tokens(0.0, each, wider) / 10_000.0;
+                assert!((0.0..0.018).contains(&loss), "{each} {wider}: {loss}");
+            }
+        }
+        // Where a guess costs more than it can bring, the account stops it although all stand.
+        assert!(tokens(1.0, 1.5, 0.0) > 9_800.0);
+        assert!(tokens(0.8, 0.05, 0.2) > 20_000.0);
+        assert!(tokens(1.0, 0.05, 0.2) > 60_000.0);
+    }
+
+    #[test]
+    fn no_guesses_are_none() {
+        let mut pace = Pace::new(0);
+        assert_eq!(pace.next(), 0);
+        pace.learn(0, 0, 0.0);
+        assert_eq!(pace.next(), 0);
+    }
+
+    #[test]
+    fn costs_are_told_beside_plain_passes() {
+        let mut costs = Costs::default();
+        assert!(!costs.is_known(2));
+        costs.plain(2, 1.0);
+        assert!(costs.is_known(2) && !costs.is_known(1));
+        // Half a pass more, for two texts: a token.
+        assert_eq!(costs.extra(2, 1.5), 1.0);
+        assert_eq!(costs.extra(2, 0.5), 0.0);
+        for _ in 2..REFRESH {
+            costs.extra(2, 1.0);
+        }
+        assert!(!costs.is_known(2));
+        costs.plain(2, 1e9);
+        assert_eq!(costs.extra(2, 2.4), 2.0);
+    }
+}
