@@ -13,6 +13,7 @@ Examples:
   tokgate record --as before-the-rewrite     beside the usual baseline, under a name
   tokgate record --baseline main             what criterion saved with --save-baseline main
   tokgate record --from hyperfine.json       what another harness wrote into a file
+  tokgate record --from load.json            a load's latencies and throughput
 
 Reads the trees of criterion (target/criterion), iai-callgrind (target/iai) and gungraun
 (target/gungraun) and writes baselines/<machine key>/baseline.jsonl. Benches that were not measured keep
@@ -22,8 +23,8 @@ or GUNGRAUN_SAVE_SUMMARY=json set.")]
 pub struct RecordArgs {
     /// Only benches whose id contains this text.
     pub filter: Option<String>,
-    /// Read the results in these: a target folder, the tree of a harness, or files of hyperfine, google-benchmark or
-    /// llama-bench. They must be of this machine.
+    /// Read the results in these: a target folder, the tree of a harness, or files of hyperfine, google-benchmark,
+    /// llama-bench, `tokgate load` or vLLM's bench serve. They must be of this machine.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub from: Vec<PathBuf>,
     /// The target folder, where it is not the one that cargo uses.
@@ -59,8 +60,8 @@ OLD and NEW are each REV: (the baselines of this machine in a commit), REV:KEY
 (those of another machine), a baseline's file or folder, a target folder or
 harness's tree, or the name of a baseline.
 
-Result files are what this program writes with -o json or --output, vLLM's bench
-serve JSON and printed table, and llama-bench's JSON, JSONL and Markdown. They
+Result files are what this program writes with -o json, --output or --result,
+vLLM's bench serve JSON and printed table, and llama-bench's JSON, JSONL and Markdown. They
 are put side by side with the difference in percent from the unrounded figures,
 and not judged: exit code 0. Two files of repeated measurements (JSON of
 llama-bench, hyperfine, google-benchmark) are judged as benches are, unless

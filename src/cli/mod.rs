@@ -5,6 +5,7 @@ mod bench;
 mod bisect;
 mod comment;
 mod gate;
+mod load;
 mod model;
 mod probe;
 mod prompts;
@@ -23,6 +24,7 @@ pub use bench::{BenchArgs, BenchFormat, FlashAttn};
 pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
 pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
+pub use load::{LoadArgs, LoadBackend, LoadDataset};
 pub use model::{
     DraftArgs, InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs,
     RequantizeType, RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
@@ -66,6 +68,8 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Time a running server's answers to six fixed prompts.
     Prompts(PromptsArgs),
+    /// Load a running server with many requests, and tell its latencies and throughput as vLLM's bench serve does.
+    Load(LoadArgs),
     /// Measure a model at several thread counts, and recommend one for prompts and one for generation.
     Sweep(SweepArgs),
     /// Make or run a task of many conversations, such as sorting numbers.

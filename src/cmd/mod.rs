@@ -15,6 +15,7 @@ mod history;
 #[cfg(feature = "github")]
 mod hub;
 mod inspect;
+mod load;
 mod logits;
 mod model;
 mod perplexity;
@@ -36,8 +37,12 @@ mod tokenize;
 use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use crate::cli::{Cli, Command};
 
@@ -70,6 +75,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Probe(args) => probe::run(&args),
@@ -95,6 +101,16 @@ pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
 /// An environment variable that says something.
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+/// Whether Ctrl-C asked to stop, from now on; a second one ends the process.
+fn interrupts() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    // In this order, the first interrupt is taken note of, and a second one ends the process.
+    flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))
+        .and_then(|_| flag::register(SIGINT, Arc::clone(&stop)))
+        .context("taking note of Ctrl-C")?;
+    Ok(stop)
 }
 
 /// Prints a report. Whoever stops reading it, such as `head`, has seen enough: that is no trouble.

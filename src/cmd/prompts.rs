@@ -1,16 +1,13 @@
 //! `tokgate prompts`: fixed prompts against a running server.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use procfs::{Current, Meminfo};
-use signal_hook::consts::SIGINT;
-use signal_hook::flag;
 
-use super::Outcome;
+use super::{Outcome, interrupts};
 use crate::cli::{PromptsApi, PromptsArgs, PromptsFormat};
 use crate::load::prompts::{End, Plan};
 use crate::load::{Api, Client, Failure, Model};
@@ -49,13 +46,7 @@ pub fn run(args: &PromptsArgs) -> anyhow::Result<Outcome> {
         runs: args.runs,
         limit,
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    // In this order, the first interrupt is taken note of, and a second one ends the process.
-    let register = || {
-        flag::register_conditional_shutdown(SIGINT, 130, Arc::clone(&stop))?;
-        flag::register(SIGINT, Arc::clone(&stop))
-    };
-    register().context("taking note of Ctrl-C")?;
+    let stop = interrupts()?;
 
     let timestamp = jiff::Timestamp::now();
     let warm_up = plan.warm_up(&stop);
@@ -85,7 +76,7 @@ pub fn run(args: &PromptsArgs) -> anyhow::Result<Outcome> {
 }
 
 /// What the server serves, or a sentence on what to do if it does not.
-fn reach(client: &Client, limit: Duration) -> anyhow::Result<Model> {
+pub(super) fn reach(client: &Client, limit: Duration) -> anyhow::Result<Model> {
     client.model(limit).map_err(|failure| {
         let base = client.base();
         let hint = match &failure {
@@ -124,7 +115,7 @@ fn system_info(plan: &Plan, timestamp: jiff::Timestamp) -> SystemInfo {
     let memory = Meminfo::current().ok();
     SystemInfo {
         model: plan.model.id.clone(),
-        url: plan.client.base().to_owned(),
+        url: plan.client.base(),
         hugepages_total: memory.as_ref().and_then(|memory| memory.hugepages_total),
         hugepages_free: memory.as_ref().and_then(|memory| memory.hugepages_free),
         hugepage_bytes: memory.as_ref().and_then(|memory| memory.hugepagesize),

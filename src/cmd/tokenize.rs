@@ -1,6 +1,7 @@
 //! `tokgate tokenize`: the ids of a text, for checking the tokenizer from outside.
 
 use std::io::{Read, Write};
+use std::path::Path;
 
 use anyhow::Context;
 
@@ -11,16 +12,7 @@ use crate::engine::tokenizer::{EncodeOptions, Tokenizer};
 
 /// Prints the ids on one line, separated by spaces.
 pub fn run(args: &TokenizeArgs) -> anyhow::Result<Outcome> {
-    let tokenizer = if args.model.extension().is_some_and(|e| e == "json") {
-        Tokenizer::from_json(&args.model)
-    } else {
-        VocabularySource::open(&args.model)?.tokenizer()
-    };
-    let tokenizer =
-        tokenizer.with_context(|| format!("cannot tokenize with {}", args.model.display()))?;
-    for warning in tokenizer.warnings() {
-        eprintln!("tokgate: warning: {warning}");
-    }
+    let tokenizer = open(&args.model)?;
     let text = if args.text == "-" {
         let mut text = Vec::new();
         std::io::stdin()
@@ -51,4 +43,19 @@ pub fn run(args: &TokenizeArgs) -> anyhow::Result<Outcome> {
         .write_all(line.as_bytes())
         .context("cannot write the ids")?;
     Ok(Outcome::Clean)
+}
+
+/// The tokenizer of a model or of a `tokenizer.json`, with its warnings told.
+pub(super) fn open(path: &Path) -> anyhow::Result<Tokenizer> {
+    let tokenizer = if path.extension().is_some_and(|e| e == "json") {
+        Tokenizer::from_json(path)
+    } else {
+        VocabularySource::open(path)?.tokenizer()
+    };
+    let tokenizer =
+        tokenizer.with_context(|| format!("cannot tokenize with {}", path.display()))?;
+    for warning in tokenizer.warnings() {
+        eprintln!("tokgate: warning: {warning}");
+    }
+    Ok(tokenizer)
 }

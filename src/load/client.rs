@@ -1,19 +1,20 @@
 //! One question to an OpenAI-compatible server, answered as a stream.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::Agent;
-use ureq::http::Uri;
 
-use super::stream::{self, Answer};
+use super::http::{Address, CONNECT, Connection, HttpError, Response, is_timeout};
+use super::stream::{self, Answer, Piece};
 
-/// The longest wait for a connection: a server that is there takes milliseconds.
-const CONNECT: Duration = Duration::from_secs(5);
+/// The longest answer to anything but a question.
+const MAX_TEXT: u64 = 16 << 20;
 
-/// The longest list of models that is read.
-const MAX_MODELS: u64 = 1 << 20;
+/// How much of what refuses is read.
+const MAX_REFUSAL: u64 = 64 << 10;
 
 /// How much of an error's text is shown.
 const SHOWN: usize = 200;
@@ -61,6 +62,9 @@ pub enum Failure {
     /// More than is read.
     #[error("the answer is longer than {0} bytes")]
     TooLong(u64),
+    /// More pieces than the tokens that were asked for could make.
+    #[error("the answer has more than {0} pieces, which is more than was asked for")]
+    TooMany(usize),
     /// An answer without tokens.
     #[error("the answer has no tokens")]
     Empty,
@@ -80,7 +84,7 @@ impl Failure {
             Self::Server(_) => "server_error",
             Self::Died { .. } => "died",
             Self::Garbage(_) => "garbage",
-            Self::TooLong(_) => "too_long",
+            Self::TooLong(_) | Self::TooMany(_) => "too_long",
             Self::Empty => "empty",
             Self::NotTried => "not_tried",
         }
@@ -136,11 +140,13 @@ pub struct Question<'a> {
     pub max_tokens: usize,
 }
 
-/// A server, by its address.
+/// A server, by its address. Clones share one connection that is kept for the next request.
 #[derive(Clone, Debug)]
 pub struct Client {
-    agent: Agent,
-    base: String,
+    address: Address,
+    found: Arc<OnceLock<Vec<SocketAddr>>>,
+    idle: Arc<Mutex<Option<Connection>>>,
+    key: Option<Arc<str>>,
 }
 
 impl Client {
@@ -149,32 +155,51 @@ impl Client {
     /// # Errors
     /// [`Failure::Address`] if `host` is no name and no number.
     pub fn new(host: &str, port: u16) -> Result<Self, Failure> {
-        let host = match host.contains(':') && !host.starts_with('[') {
-            true => format!("[{host}]"),
-            false => host.to_owned(),
-        };
-        let base = format!("http://{host}:{port}");
-        let uri: Option<Uri> = base.parse().ok();
-        let plain = |uri: &Uri| uri.host() == Some(&*host) && uri.path() == "/";
-        if !uri.as_ref().is_some_and(plain) {
-            return Err(Failure::Address(host.chars().take(SHOWN).collect()));
+        let address = Address::new(host, port);
+        let address =
+            address.ok_or_else(|| Failure::Address(host.chars().take(SHOWN).collect()))?;
+        Ok(Self::of(address))
+    }
+
+    /// The server at this URL, `http://host:port`.
+    ///
+    /// # Errors
+    /// [`Failure::Address`] if it is none, or one that needs TLS.
+    pub fn of_url(url: &str) -> Result<Self, Failure> {
+        let address = Address::of_url(url);
+        let address = address.ok_or_else(|| Failure::Address(url.chars().take(SHOWN).collect()))?;
+        Ok(Self::of(address))
+    }
+
+    fn of(address: Address) -> Self {
+        Self {
+            address,
+            found: Arc::default(),
+            idle: Arc::default(),
+            key: None,
         }
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            // A proxy's time is not the server's.
-            .proxy(None)
-            .timeout_connect(Some(CONNECT))
-            .user_agent(concat!("tokgate/", env!("CARGO_PKG_VERSION")));
-        Ok(Self {
-            agent: config.build().into(),
-            base,
-        })
+    }
+
+    /// The same with a key, which goes with every request; one with control characters is left out.
+    pub fn with_key(self, key: Option<&str>) -> Self {
+        let key = key.filter(|key| key.bytes().all(|byte| byte.is_ascii_graphic()));
+        Self {
+            key: key.map(Arc::from),
+            ..self
+        }
+    }
+
+    /// The same server over a connection of its own.
+    pub fn apart(&self) -> Self {
+        Self {
+            idle: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// The server's address.
-    pub fn base(&self) -> &str {
-        &self.base
+    pub fn base(&self) -> String {
+        self.address.url()
     }
 
     /// Asks what the server serves.
@@ -182,19 +207,7 @@ impl Client {
     /// # Errors
     /// [`Failure`] if nobody answers within `limit`; a server without such a list is no failure.
     pub fn model(&self, limit: Duration) -> Result<Model, Failure> {
-        let response = self
-            .agent
-            .get(format!("{}/v1/models", self.base))
-            .config()
-            .timeout_global(Some(limit))
-            .build()
-            .call();
-        let mut response = response.map_err(|error| failed(error, limit, 0))?;
-        let code = response.status().as_u16();
-        let body = response.body_mut().with_config().limit(MAX_MODELS);
-        let text = body
-            .read_to_vec()
-            .map_err(|error| failed(error, limit, 0))?;
+        let (code, text) = self.call("GET", "/v1/models", "", limit)?;
         match code {
             200 => {}
             404 | 405 | 501 => return Ok(Model::default()),
@@ -210,38 +223,133 @@ impl Client {
         })
     }
 
+    /// The server's metrics in Prometheus' format; `None` where it has none.
+    pub fn metrics(&self, limit: Duration) -> Option<String> {
+        let (code, text) = self.call("GET", "/metrics", "", limit).ok()?;
+        (code == 200).then(|| String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// How many tokens a text has for the server's model, with those that it puts around a prompt. The question is
+    /// asked as vLLM and as llama.cpp understand it.
+    ///
+    /// # Errors
+    /// [`Failure`] if the server has no `/tokenize`, or no answer that can be understood.
+    pub fn token_count(&self, text: &str, model: &str, limit: Duration) -> Result<u64, Failure> {
+        let body = json!({
+            "model": model,
+            "prompt": text,
+            "content": text,
+            "add_special_tokens": true,
+            "add_special": true,
+        });
+        let (code, text) = self.call("POST", "/tokenize", &body.to_string(), limit)?;
+        if code != 200 {
+            return Err(refused(code, &text));
+        }
+        let answer: Option<Value> = serde_json::from_slice(&text).ok();
+        let tokens = answer.as_ref().and_then(|answer| answer.get("tokens"));
+        let tokens = tokens.and_then(Value::as_array);
+        tokens.map(|tokens| tokens.len() as u64).ok_or_else(|| {
+            Failure::Garbage("its answer to /tokenize has no list of tokens".to_owned())
+        })
+    }
+
     /// Asks, and times what comes back. Times count from just before the question is sent; the connection is new each
     /// time only if the server closed the last one.
     ///
     /// # Errors
     /// [`Failure`] if there is no whole answer within `limit`.
     pub fn ask(&self, question: &Question<'_>, limit: Duration) -> Result<Answer, Failure> {
+        let request = self.request(question.api.path(), &body(question));
+        self.stream(&request, stream::MAX_ANSWER, limit, |_| Ok(()))
+    }
+
+    /// The bytes of a question.
+    pub fn request(&self, path: &str, body: &Value) -> Vec<u8> {
+        let key = self.key.as_deref();
+        self.address.request("POST", path, key, &body.to_string())
+    }
+
+    /// Sends the bytes of a question and times what comes back, of which `see` is shown each piece; it may refuse one.
+    ///
+    /// # Errors
+    /// [`Failure`] if there is no whole answer of at most `most` bytes within `limit`.
+    pub fn stream(
+        &self,
+        request: &[u8],
+        most: u64,
+        limit: Duration,
+        see: impl FnMut(Piece<'_>) -> Result<(), Failure>,
+    ) -> Result<Answer, Failure> {
         let started = Instant::now();
-        let response = self
-            .agent
-            .post(format!("{}{}", self.base, question.api.path()))
-            .config()
-            .timeout_global(Some(limit))
-            .build()
-            .content_type("application/json")
-            .send(body(question).to_string());
-        let response = response.map_err(|error| failed(error, limit, 0))?;
-        let code = response.status().as_u16();
-        let reader = response
-            .into_body()
-            .into_with_config()
-            .limit(stream::MAX_ANSWER)
-            .reader();
-        if code != 200 {
+        let failed = |error, chunks| failed(error, most, limit, chunks);
+        let response = self.send(request, most, started + limit);
+        let mut response = response.map_err(|error| failed(error, 0))?;
+        if response.code != 200 {
             let mut text = Vec::new();
             // Whatever can be had of the reason is better than none.
-            let _ = reader.take(MAX_MODELS).read_to_end(&mut text);
-            return Err(refused(code, &text));
+            let _ = (&mut response.body)
+                .take(MAX_REFUSAL)
+                .read_to_end(&mut text);
+            return Err(refused(response.code, &text));
         }
-        stream::read(&mut BufReader::new(reader), started).map_err(|(error, chunks)| match error {
-            stream::Error::Io(error) => failed(ureq::Error::from(error), limit, chunks),
+        let answer = stream::read(&mut response.body, started, see);
+        let answer = answer.map_err(|(error, chunks)| match error {
+            stream::Error::Io(error) => failed(HttpError::Io(error), chunks),
             stream::Error::Failure(failure) => failure,
-        })
+        })?;
+        self.keep(response);
+        Ok(answer)
+    }
+
+    /// Sends a request whose answer is wanted whole.
+    fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+        limit: Duration,
+    ) -> Result<(u16, Vec<u8>), Failure> {
+        let failed = |error| failed(error, MAX_TEXT, limit, 0);
+        let key = self.key.as_deref();
+        let request = self.address.request(method, path, key, body);
+        let response = self.send(&request, MAX_TEXT, Instant::now() + limit);
+        let mut response = response.map_err(failed)?;
+        let mut text = Vec::new();
+        let read = response.body.read_to_end(&mut text);
+        read.map_err(|error| failed(HttpError::Io(error)))?;
+        let code = response.code;
+        self.keep(response);
+        Ok((code, text))
+    }
+
+    fn send(&self, request: &[u8], most: u64, deadline: Instant) -> Result<Response, HttpError> {
+        let idle = self.idle().take();
+        if let Some(connection) = idle.filter(Connection::is_open) {
+            match connection.ask(request, most, deadline) {
+                // The server closed it at that moment, without having looked at the request.
+                Err(HttpError::Io(error)) if is_broken(&error) => {}
+                asked => return asked,
+            }
+        }
+        let found = match self.found.get() {
+            Some(found) => found,
+            None => {
+                let found = self.address.resolve().map_err(HttpError::NoConnection)?;
+                self.found.get_or_init(|| found)
+            }
+        };
+        Connection::open(found)?.ask(request, most, deadline)
+    }
+
+    fn keep(&self, response: Response) {
+        if let Some(connection) = response.body.into_connection() {
+            *self.idle() = Some(connection);
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -273,21 +381,28 @@ fn refused(code: u16, text: &[u8]) -> Failure {
     Failure::Status { code, message }
 }
 
-fn failed(error: ureq::Error, limit: Duration, chunks: usize) -> Failure {
-    match error {
-        ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-            Failure::NoConnection(format!("nobody answered within {} s", CONNECT.as_secs()))
+fn failed(error: HttpError, most: u64, limit: Duration, chunks: usize) -> Failure {
+    let error = match error {
+        HttpError::NotHttp(text) => return Failure::Garbage(text),
+        HttpError::NoConnection(error) => {
+            return Failure::NoConnection(match error.kind() {
+                _ if is_timeout(&error) => {
+                    format!("nobody answered within {} s", CONNECT.as_secs())
+                }
+                io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+                io::ErrorKind::NotFound => "no such host".to_owned(),
+                _ => error.to_string(),
+            });
         }
-        ureq::Error::Timeout(_) if chunks == 0 => Failure::NoToken(limit),
-        ureq::Error::Timeout(_) => Failure::TooSlow { limit, chunks },
-        ureq::Error::BodyExceedsLimit(limit) => Failure::TooLong(limit),
-        ureq::Error::Io(error) if is_broken(&error) => Failure::Died { chunks },
-        ureq::Error::Io(error) => Failure::NoConnection(error.to_string()),
-        ureq::Error::HostNotFound => Failure::NoConnection("no such host".to_owned()),
-        ureq::Error::ConnectionFailed => Failure::NoConnection("refused".to_owned()),
-        // A body that ends before its announced length, too, is told this way.
-        ureq::Error::Protocol(_) if chunks > 0 => Failure::Died { chunks },
-        other => Failure::Garbage(other.to_string()),
+        HttpError::Io(error) => error,
+    };
+    match error.kind() {
+        _ if is_timeout(&error) && chunks == 0 => Failure::NoToken(limit),
+        _ if is_timeout(&error) => Failure::TooSlow { limit, chunks },
+        io::ErrorKind::QuotaExceeded => Failure::TooLong(most),
+        io::ErrorKind::InvalidData => Failure::Garbage("chunks that are none".to_owned()),
+        _ if is_broken(&error) => Failure::Died { chunks },
+        _ => Failure::NoConnection(error.to_string()),
     }
 }
 

@@ -56,8 +56,21 @@ pub(super) enum Error {
     Failure(Failure),
 }
 
-/// Reads a stream to its end. An error comes with the number of pieces before it.
-pub(super) fn read(reader: &mut impl BufRead, started: Instant) -> Result<Answer, (Error, usize)> {
+/// An event with a choice, whether it has text or not: the way in which vLLM counts and times them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// From the question to it.
+    pub at: Duration,
+    /// Its part of the answer.
+    pub text: &'a str,
+}
+
+/// Reads a stream to its end, and shows each piece to `see`. An error comes with the number of pieces before it.
+pub(super) fn read(
+    reader: &mut impl BufRead,
+    started: Instant,
+    mut see: impl FnMut(Piece<'_>) -> Result<(), Failure>,
+) -> Result<Answer, (Error, usize)> {
     let mut answer = Answer::default();
     let mut line = Vec::new();
     let (mut finished, mut events) = (false, 0);
@@ -92,6 +105,9 @@ pub(super) fn read(reader: &mut impl BufRead, started: Instant) -> Result<Answer
         if let Some(error) = event.get("error") {
             let text = message(error).unwrap_or_else(|| shown(data));
             return Err(failed(Failure::Server(text)));
+        }
+        if let Some(piece) = piece(&event, now) {
+            see(piece).map_err(|failure| (Error::Failure(failure), answer.chunks))?;
         }
         finished |= answer.take(&event, now);
     }
@@ -155,6 +171,16 @@ impl Answer {
     }
 }
 
+fn piece(event: &Value, at: Duration) -> Option<Piece<'_>> {
+    let choice = event.get("choices")?.get(0)?;
+    let delta = choice.get("delta").and_then(|delta| delta.get("content"));
+    let text = delta.or_else(|| choice.get("text"));
+    Some(Piece {
+        at,
+        text: text.and_then(Value::as_str).unwrap_or_default(),
+    })
+}
+
 /// The text of an error, in the ways in which servers write it.
 pub(super) fn message(error: &Value) -> Option<String> {
     let text = error.as_str().or_else(|| error.get("message")?.as_str())?;
@@ -182,10 +208,12 @@ mod tests {
     use super::*;
 
     fn read_text(text: &str) -> Result<Answer, (Failure, usize)> {
-        read(&mut text.as_bytes(), Instant::now()).map_err(|(error, chunks)| match error {
-            Error::Io(error) => panic!("{error}"),
-            Error::Failure(failure) => (failure, chunks),
-        })
+        read(&mut text.as_bytes(), Instant::now(), |_| Ok(())).map_err(
+            |(error, chunks)| match error {
+                Error::Io(error) => panic!("{error}"),
+                Error::Failure(failure) => (failure, chunks),
+            },
+        )
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod history;
 pub mod llama_bench;
 pub mod prompts;
 pub mod results;
+pub mod serving;
 pub mod store;
 pub mod trial;
 

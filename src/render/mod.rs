@@ -14,6 +14,7 @@ pub mod markdown;
 pub mod prompts;
 pub mod pull_request;
 pub mod roofline;
+pub mod serving;
 pub mod side_by_side;
 pub mod sweep;
 pub mod terminal;

@@ -1,5 +1,6 @@
 //! The program as a user runs it: on synthesised models, with good and bad words.
 
+mod load;
 mod servers;
 
 use std::path::{Path, PathBuf};

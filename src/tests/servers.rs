@@ -41,8 +41,16 @@ fn serve(behaviour: Behaviour) -> String {
     port
 }
 
-/// The path of a request, read to its end.
+/// The path of a request that was asked as it should be, read to its end.
 fn request(stream: &TcpStream) -> Option<String> {
+    let (path, body) = read(stream)?;
+    let asked_well =
+        path == "/v1/models" || (body["stream"] == true && body["cache_prompt"] == false);
+    asked_well.then_some(path)
+}
+
+/// The path of a request and its body, read to its end.
+pub(super) fn read(stream: &TcpStream) -> Option<(String, Value)> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
@@ -61,15 +69,12 @@ fn request(stream: &TcpStream) -> Option<String> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let asked_well =
-        path == "/v1/models" || (body["stream"] == true && body["cache_prompt"] == false);
-    asked_well.then_some(path)
+    Some((path, serde_json::from_slice(&body).unwrap_or_default()))
 }
 
-const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+pub(super) const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
 
-fn chunk(stream: &mut TcpStream, text: &str) -> bool {
+pub(super) fn chunk(stream: &mut TcpStream, text: &str) -> bool {
     write!(stream, "{:x}\r\n{text}\r\n", text.len()).is_ok()
 }
 

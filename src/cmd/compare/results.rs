@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use crate::cli::{CompareArgs, ReportFormat};
 use crate::cmd::{Outcome, print};
 use crate::judge::side_by_side::side_by_side;
-use crate::record::adapters::file;
+use crate::record::adapters::file::{self, Format};
 use crate::record::read_text;
 use crate::record::results::{MAX_RESULT_BYTES, Results};
 use crate::render::side_by_side as render;
@@ -30,10 +30,12 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Option<Outcome>> {
             None => others.push(*spec),
         }
     }
-    // Files of repeated measurements can be judged, and so can one against a baseline.
+    // Files of repeated measurements can be judged, and so can one against a baseline. Two loads are single runs.
     let is_measured = |spec: &&String| {
         let path = Path::new(spec);
-        path.is_file() && file::read(path).is_ok_and(|found| found.is_some())
+        let format = || Some(file::read(path).ok()??.0);
+        let format = path.is_file().then(format).flatten();
+        format.is_some_and(|format| format != Format::Serving || !others.is_empty())
     };
     let plain = args.third.is_none() && !args.side_by_side;
     if plain

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{AdapterError, Finding, distinct, google_benchmark, hyperfine, llama_bench};
+use super::{AdapterError, Finding, distinct, google_benchmark, hyperfine, llama_bench, serving};
 use crate::record::files::read_text;
 
 /// The largest result file that is read: some ten thousand benches.
@@ -20,6 +20,8 @@ pub enum Format {
     GoogleBenchmark,
     /// `llama-bench -o json` or `-o jsonl`, and `tokgate bench` likewise.
     LlamaBench,
+    /// `tokgate load --result`, and vLLM's `bench serve --save-result`.
+    Serving,
 }
 
 impl Format {
@@ -29,6 +31,7 @@ impl Format {
             Self::Hyperfine => "hyperfine",
             Self::GoogleBenchmark => "google-benchmark",
             Self::LlamaBench => "llama-bench",
+            Self::Serving => "bench-serve",
         }
     }
 
@@ -40,6 +43,9 @@ impl Format {
             context: Option<IgnoredAny>,
             n_prompt: Option<IgnoredAny>,
             n_gen: Option<IgnoredAny>,
+            completed: Option<IgnoredAny>,
+            duration: Option<IgnoredAny>,
+            request_throughput: Option<IgnoredAny>,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -56,6 +62,11 @@ impl Format {
             Some(Self::LlamaBench)
         } else if keys.context.is_some() && keys.benchmarks.is_some() {
             Some(Self::GoogleBenchmark)
+        } else if [&keys.completed, &keys.duration, &keys.request_throughput]
+            .iter()
+            .all(|key| key.is_some())
+        {
+            Some(Self::Serving)
         } else {
             keys.results.map(|_| Self::Hyperfine)
         }
@@ -76,6 +87,7 @@ pub fn read(path: &Path) -> Result<Option<(Format, Vec<Finding>)>, AdapterError>
         Format::Hyperfine => hyperfine::read(&text, path),
         Format::GoogleBenchmark => google_benchmark::read(&text, path),
         Format::LlamaBench => llama_bench::read(&text, path),
+        Format::Serving => serving::read(&text, path),
     };
     Ok(Some((format, distinct(found?)?)))
 }

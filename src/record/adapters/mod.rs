@@ -12,6 +12,7 @@ pub mod file;
 mod google_benchmark;
 mod hyperfine;
 mod llama_bench;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,13 +1,14 @@
-//! Results of `vllm bench serve`, and of `benchmark_serving.py` before it: JSON, and the printed table old and new.
+//! Results of `tokgate load`, of `vllm bench serve`, and of `benchmark_serving.py` before it: JSON, and the printed table old and new.
 
 use serde_json::Value;
 
 use super::{Better, ResultFigure, Results};
+use crate::record::serving::OWN_KEY;
 
 const KIND: &str = "vLLM bench serve";
 
 /// JSON key, row of the table, and which way is better.
-const ROWS: [(&str, &str, Option<Better>); 14] = [
+const ROWS: [(&str, &str, Option<Better>); 15] = [
     ("", "Memory Usage (GiB)", Some(Better::Lower)),
     ("completed", "Successful requests", None),
     ("failed", "Failed requests", Some(Better::Lower)),
@@ -34,6 +35,17 @@ const ROWS: [(&str, &str, Option<Better>); 14] = [
         "Acceptance rate (%)",
         Some(Better::Higher),
     ),
+    (
+        "spec_decode_acceptance_length",
+        "Acceptance length",
+        Some(Better::Higher),
+    ),
+];
+
+/// What a result of this program has besides.
+const OWN_ROWS: [(&str, &str); 2] = [
+    ("itl_per_token_ms", "Mean ITL per token (ms)"),
+    ("client_queue_ms", "Mean wait of the client (ms)"),
 ];
 
 const REQUESTS: &str = "Request throughput (req/s)";
@@ -55,6 +67,13 @@ pub(super) fn json(value: &Value) -> Option<Results> {
             results.push(ResultFigure::new(row, number, better));
         }
     }
+    let own = fields.get(OWN_KEY);
+    if let Some(gib) = own.and_then(|own| own.get("server_peak_gib")?.as_f64()) {
+        let (_, row, better) = ROWS[0];
+        results
+            .figures
+            .insert(0, ResultFigure::new(row, gib, better));
+    }
     for (key, value) in fields {
         let (Some(number), Some(row)) = (value.as_f64(), latency(key)) else {
             continue;
@@ -65,6 +84,13 @@ pub(super) fn json(value: &Value) -> Option<Results> {
             figure.deviation = deviation;
         }
         results.push(figure);
+    }
+    if let Some(own) = own {
+        for (key, row) in OWN_ROWS {
+            let mean = own.get(key).and_then(|times| times.get("mean")?.as_f64());
+            let figure = mean.map(|mean| ResultFigure::new(row, mean, Some(Better::Lower)));
+            figure.into_iter().for_each(|figure| results.push(figure));
+        }
     }
     Some(results)
 }
