@@ -4,6 +4,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(text) = tokgate::cli::topic(std::env::args_os()) {
+        print!("{text}");
+        return ExitCode::SUCCESS;
+    }
     let cli = tokgate::cli::Cli::of_process();
     match tokgate::cmd::run(cli) {
         Ok(outcome) => outcome.into(),

@@ -118,6 +118,34 @@ impl<'a> Bench<'a> {
         Ok(Sample { ns, work, prompt })
     }
 
+    /// Runs and times the next pass of a repetition: a generated token, or a batch of the prompt where there is one to
+    /// read. What comes after the last pass is the first one again.
+    ///
+    /// # Errors
+    /// [`ThroughputError`] if the forward pass refuses.
+    pub fn step(&mut self) -> Result<Sample, ThroughputError> {
+        if self.cache.len() >= self.case.positions() {
+            self.cache.truncate(self.case.n_depth);
+        }
+        let read = self.cache.len() - self.case.n_depth;
+        let batch = self.case.n_prompt.saturating_sub(read);
+        let batch = batch.min(self.case.ubatch.max(1));
+        let mut work = Work::default();
+        let start = Instant::now();
+        if batch > 0 {
+            self.prompt(batch, &mut work)?;
+        } else {
+            self.generate(1, &mut work)?;
+        }
+        let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let prompt = if batch > 0 {
+            work.clone()
+        } else {
+            Work::default()
+        };
+        Ok(Sample { ns, work, prompt })
+    }
+
     fn prompt(&mut self, tokens: usize, work: &mut Work) -> Result<(), ThroughputError> {
         let prompt: Vec<u32> = (0..tokens).map(|_| self.token()).collect();
         let mut batches = prompt.chunks(self.case.ubatch.max(1)).peekable();

@@ -28,7 +28,7 @@ pub(super) fn llama_bench_spellings(
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Lists are separated by commas; every combination is measured.\n\nExample:\n  tokgate bench -m qwen3-0.6b.gguf -p 512 -n 128 -t 1,2 -r 5 -o json\n  tokgate bench -m qwen3-0.6b.gguf --llama-bench ~/llama.cpp/build/bin/llama-bench -r 3"
+    after_help = "Lists are separated by commas; every combination is measured.\n\nExample:\n  tokgate bench -m qwen3-0.6b.gguf -p 512 -n 128 -t 1,2 -r 5 -o json\n  tokgate bench -m qwen3-0.6b.gguf --llama-bench ~/llama.cpp/build/bin/llama-bench -r 3\n  yes '' | head -20 | tokgate bench -m qwen3-0.6b.gguf --lockstep -p 0 -n 128"
 )]
 pub struct BenchArgs {
     /// GGUF files, or folders with config.json and safetensors.
@@ -150,6 +150,11 @@ pub struct BenchArgs {
     /// Pairs of blocks, ours and theirs in turn; each has --repetitions.
     #[arg(long, default_value_t = 5, value_name = "N", requires = "llama_bench", value_parser = positive)]
     pub pairs: usize,
+
+    /// Run one pass of one test for each line on standard input, and answer with its nanoseconds: what `tokgate gate`
+    /// asks of two commits in turn.
+    #[arg(long, conflicts_with_all = ["llama_bench", "output", "output_err", "repetitions", "no_limit"])]
+    pub lockstep: bool,
 
     /// Seed of the random tokens.
     #[arg(long, default_value_t = 0)]

@@ -45,9 +45,9 @@ pub struct BisectArgs {
     /// The bench target that has the bench; all are built and asked if left out.
     #[arg(long, value_name = "NAME")]
     pub target: Option<String>,
-    /// How long one process measures.
-    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
-    pub time: Duration,
+    /// How long one process measures [default: 200ms; 3s of two processes that take turns].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub time: Option<Duration>,
     /// Stay on the first parents, also where a merge is the culprit.
     #[arg(long)]
     pub first_parent: bool,
@@ -69,6 +69,20 @@ pub enum BisectMetric {
     Wall,
     /// Instructions, with iai-callgrind or gungraun.
     Ir,
+    /// Time of a pass of a program that takes turns with another, such as `tokgate bench --lockstep`.
+    #[value(name = "tok/s")]
+    Rate,
+}
+
+impl BisectMetric {
+    /// As the command line has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wall => "wall",
+            Self::Ir => "ir",
+            Self::Rate => "tok/s",
+        }
+    }
 }
 
 /// Arguments of `tokgate bisect-step`.

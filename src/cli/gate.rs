@@ -90,6 +90,9 @@ pub struct MeasuringArgs {
     /// Only benches whose id contains this text; several with commas.
     #[arg(long, value_name = "FILTER", value_delimiter = ',')]
     pub bench: Vec<String>,
+    /// Only these targets: bench targets, and programs that take turns; several with commas. The others are not built.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub target: Vec<String>,
     /// Time for measuring, building not counted: 90s, 10m, 1h.
     #[arg(long, default_value = "10m", value_name = "TIME", value_parser = duration)]
     pub budget: Duration,
@@ -115,6 +118,11 @@ pub enum GateFormat {
 }
 
 impl MeasuringArgs {
+    /// Whether a target is asked for.
+    pub fn takes(&self, target: &str) -> bool {
+        self.target.is_empty() || self.target.iter().any(|name| name == target)
+    }
+
     /// Whether a bench is asked for.
     pub fn selects(&self, id: &str) -> bool {
         self.bench.is_empty() || self.bench.iter().any(|part| id.contains(part))

@@ -15,8 +15,11 @@ mod sweep;
 mod task;
 mod trend;
 
+use std::ffi::OsString;
+
 use clap::{Parser, Subcommand};
 
+use crate::metrics;
 use bench::llama_bench_spellings;
 
 pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
@@ -50,6 +53,17 @@ impl Cli {
     /// The command line of this process. `bench` also takes llama-bench's spellings with one dash (`-fa 1`, `-ub 512`).
     pub fn of_process() -> Self {
         Self::parse_from(llama_bench_spellings(std::env::args_os()))
+    }
+}
+
+/// The text of a topic that help was asked for and that is no subcommand: `tokgate --help metrics` has the formulas of
+/// `tokgate run --metrics`.
+pub fn topic(args: impl Iterator<Item = OsString>) -> Option<String> {
+    let args: Vec<OsString> = args.skip(1).collect();
+    let words: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    match words[..] {
+        ["help" | "--help", "metrics"] | ["run", "--help", "metrics"] => Some(metrics::help()),
+        _ => None,
     }
 }
 
@@ -112,14 +126,28 @@ fn positive(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
-
     use super::*;
 
     #[test]
     fn clap_finds_no_fault() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn metrics_are_a_topic_of_help() {
+        let topic = |line: &str| topic(line.split(' ').map(OsString::from));
+        for line in [
+            "tokgate help metrics",
+            "tokgate --help metrics",
+            "tokgate run --help metrics",
+        ] {
+            assert!(
+                topic(line).is_some_and(|text| text.contains("first_token")),
+                "{line}"
+            );
+        }
+        assert_eq!(topic("tokgate run -p metrics"), None);
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct RunArgs {
     pub json: bool,
 
     /// Tell what the generation took of time, memory, cores and disk, and what makes the figures doubtful: as text on
-    /// standard error, or as JSON on standard output in place of the text. --help tells each figure's formula.
+    /// standard error, or as JSON on standard output in place of the text. `tokgate --help metrics` tells each figure's formula.
     #[arg(
         long,
         value_enum,

@@ -41,8 +41,15 @@ fn answer(args: &BisectStepArgs) -> anyhow::Result<(Outcome, String)> {
     let lab = Lab::open(&env::current_dir().context("the current folder")?)?;
     let good = lab.resolve(&args.good_baseline)?;
     let here = lab.working_tree()?;
-    let mut clock = WallClock::new(&lab, &good, &args.bench, args.target.as_deref(), args.time)
-        .with_context(|| format!("the good commit '{}'", args.good_baseline))?;
+    let mut clock = WallClock::new(
+        &lab,
+        &good,
+        &args.bench,
+        args.target.as_deref(),
+        false,
+        args.time,
+    )
+    .with_context(|| format!("the good commit '{}'", args.good_baseline))?;
     let bound = (args.threshold / 100.0).ln_1p();
     let risk = args.risk / LOOKS.len() as f64;
     let begun = Instant::now();

@@ -24,7 +24,9 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<Outcome> {
         Some(revision) => lab.resolve(revision)?,
         None => lab.working_tree()?,
     };
-    prepare::settle_flags(&mut lab, &head)?;
+    let gate = prepare::settle(&mut lab, &head, |root| {
+        read_gate::<anyhow::Error>(&root.join("baselines/gate.toml"))
+    })?;
     let sides = Sides {
         base: head.clone(),
         head,
@@ -33,7 +35,6 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<Outcome> {
     let progress = progress();
     let state = State::of(&lab, &sides, &args.measuring);
     let mut prepared = prepare::prepare(&lab, &sides, &args.measuring, None, &progress)?;
-    let gate = read_gate::<anyhow::Error>(&prepared.head_root().join("baselines/gate.toml"))?;
     let untouched = prepared.trial.clone();
     let mut rounds = Vec::new();
     for round in 0..args.rounds {

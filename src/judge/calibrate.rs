@@ -65,9 +65,19 @@ fn bench(id: &BenchId, rounds: &[Trial], gate: &Gate, level: f64) -> Option<Cali
         let null = null(&nulls)?;
         Some((null, statistic, nulls))
     };
-    let statistics = [Statistic::Best, Statistic::Low, Statistic::Median];
+    let in_turn = rounds.iter().flat_map(|round| {
+        let same = round.benches.iter().filter(|bench| bench.id == *id);
+        same.filter_map(|bench| Some(round.target(bench)?.harness == Harness::Lockstep))
+    });
+    // Processes that take turns are compared pair by pair of passes, by the median of the pairs.
+    let statistics = if in_turn.into_iter().any(|in_turn| in_turn) {
+        &[Statistic::Median][..]
+    } else {
+        &[Statistic::Best, Statistic::Low, Statistic::Median]
+    };
     let (null, statistic, nulls) = statistics
-        .into_iter()
+        .iter()
+        .copied()
         .filter_map(of)
         .min_by(|a, b| a.0.total_cmp(&b.0))?;
     let threshold = (gate.policy.limits(id).threshold_pct / 100.0)

@@ -8,6 +8,7 @@
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::stats::{self, Statistic, quantile};
+use crate::record::TimedSamples;
 use crate::record::trial::{Arm, Block, Harness, ProcessRun};
 
 /// The share of blocks that is set aside at each end.
@@ -206,13 +207,15 @@ fn token_by_token(block: &Block, part: Part) -> Option<f64> {
     if part == Part::Tail {
         return Some(figure(head, part).ln() - figure(base, part).ln());
     }
-    let pairs = base
-        .samples
-        .per_iteration_ns()
-        .zip(head.samples.per_iteration_ns());
+    Some(in_turn(&base.samples, &head.samples))
+}
+
+/// The log-ratio of `head` over `base`, whose n-th samples are neighbours in time: the median of those of the pairs.
+pub fn in_turn(base: &TimedSamples, head: &TimedSamples) -> f64 {
+    let pairs = base.per_iteration_ns().zip(head.per_iteration_ns());
     let mut ratios: Vec<f64> = pairs.map(|(base, head)| (head / base).ln()).collect();
     ratios.sort_by(f64::total_cmp);
-    Some(quantile(&ratios, 0.5))
+    quantile(&ratios, 0.5)
 }
 
 #[cfg(test)]

@@ -70,7 +70,10 @@ impl Lab {
             fs::rename(&half, &kept).map_err(LabError::io(&kept))?;
         }
         Ok(Binary {
-            harness: harness(&kept)?,
+            harness: match target.lockstep {
+                Some(_) => Some(Harness::Lockstep),
+                None => harness(&kept)?,
+            },
             path: kept,
             target: target.clone(),
             folder: tree.root().join(&target.folder),
@@ -126,8 +129,12 @@ impl Lab {
     ) -> Result<PathBuf, LabError> {
         let mut cargo = self.cargo(tree);
         cargo
-            .args(["rustc", "--profile", "bench", "--package", &target.package])
-            .args(["--bench", &target.name])
+            .args(["rustc", "--package", &target.package])
+            .args(match &target.lockstep {
+                // With the profile `bench`, cargo would make a harness of the program's own tests.
+                Some(program) => ["--profile", "release", "--bin", &program.bin],
+                None => ["--profile", "bench", "--bench", &target.name],
+            })
             .arg("--message-format=json-render-diagnostics");
         if !target.features.is_empty() {
             cargo.args(["--features", &target.features.join(",")]);
@@ -137,9 +144,13 @@ impl Lab {
             cargo.arg(format!("link-arg=-Wl,--shuffle-sections=.text*={seed}"));
         }
         let answer = run(&mut cargo, BUILD_LIMIT, self.interrupt())?;
-        executable(&answer, &target.name).ok_or_else(|| LabError::Answer {
+        let (name, kind) = match &target.lockstep {
+            Some(program) => (&program.bin, "bin"),
+            None => (&target.name, "bench"),
+        };
+        executable(&answer, name, kind).ok_or_else(|| LabError::Answer {
             program: "cargo rustc".to_owned(),
-            what: format!("built no executable of the bench target '{}'", target.name),
+            what: format!("built no executable of the {kind} target '{name}'"),
         })
     }
 
@@ -230,13 +241,13 @@ struct MessageTarget {
     kind: Vec<String>,
 }
 
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+fn executable(messages: &str, name: &str, kind: &str) -> Option<PathBuf> {
     let of_target = |line: &str| {
         let message: Message = serde_json::from_str(line).ok()?;
         let target = message.target?;
         let is_it = message.reason == "compiler-artifact"
             && target.name == name
-            && target.kind.iter().any(|kind| kind == "bench");
+            && target.kind.iter().any(|its| its == kind);
         message.executable.filter(|_| is_it)
     };
     messages.lines().rev().find_map(of_target)

@@ -1,10 +1,12 @@
-//! The bench targets of a project, as cargo tells them.
+//! The targets of a project that measure something, as cargo tells them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::lockstep::Program;
 use super::process::run;
 use super::{Lab, LabError, Worktree};
 
@@ -30,6 +32,8 @@ pub struct BenchTarget {
     pub features: Vec<String>,
     /// The package's folder inside the project, where its benches run.
     pub folder: PathBuf,
+    /// The program that takes turns, where it is one and no bench target of cargo's.
+    pub lockstep: Option<Program>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +49,8 @@ struct Package {
     manifest_path: PathBuf,
     targets: Vec<Target>,
     dependencies: Vec<Dependency>,
+    #[serde(default)]
+    metadata: Value,
 }
 
 #[derive(Deserialize)]
@@ -83,18 +89,28 @@ impl Lab {
                 .dependencies
                 .iter()
                 .any(|dependency| HARNESSES.contains(&dependency.name.as_str()));
-            if !measures || !metadata.workspace_members.contains(&package.id) {
+            if !metadata.workspace_members.contains(&package.id) {
                 continue;
             }
             let folder = package.manifest_path.parent().unwrap_or(&root);
             let folder = folder.strip_prefix(&root).unwrap_or(folder).to_owned();
+            for program in programs(&package)? {
+                found.push(BenchTarget {
+                    package: package.name.clone(),
+                    name: program.name.clone(),
+                    features: Vec::new(),
+                    folder: folder.clone(),
+                    lockstep: Some(program),
+                });
+            }
             for target in package.targets {
-                if target.kind.iter().any(|kind| kind == "bench") {
+                if measures && target.kind.iter().any(|kind| kind == "bench") {
                     found.push(BenchTarget {
                         package: package.name.clone(),
                         name: target.name,
                         features: target.required_features,
                         folder: folder.clone(),
+                        lockstep: None,
                     });
                 }
             }
@@ -102,4 +118,43 @@ impl Lab {
         found.sort();
         Ok(found)
     }
+}
+
+/// What the manifest says of programs that take turns.
+fn programs(package: &Package) -> Result<Vec<Program>, LabError> {
+    let wrong = |what: String| LabError::Answer {
+        program: package.manifest_path.display().to_string(),
+        what: format!("package.metadata.tokgate.lockstep: {what}"),
+    };
+    let Some(said) = package.metadata.pointer("/tokgate/lockstep") else {
+        return Ok(Vec::new());
+    };
+    let programs: Vec<Program> =
+        Deserialize::deserialize(said).map_err(|error| wrong(error.to_string()))?;
+    for program in &programs {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if program.name.is_empty() || !program.name.chars().all(is_plain) {
+            return Err(wrong(format!(
+                "the name {:?} must be of letters, digits, '.', '_' and '-'",
+                program.name
+            )));
+        }
+        if program.file.is_some() == program.make.is_empty() {
+            return Err(wrong(format!(
+                "'{}': 'file' and 'make' belong together",
+                program.name
+            )));
+        }
+        let taken = |target: &Target| {
+            target.name == program.name && target.kind.iter().any(|kind| kind == "bench")
+        };
+        let namesakes = programs.iter().filter(|other| other.name == program.name);
+        if package.targets.iter().any(taken) || namesakes.count() > 1 {
+            return Err(wrong(format!(
+                "another target is called '{}' as well",
+                program.name
+            )));
+        }
+    }
+    Ok(programs)
 }

@@ -30,6 +30,7 @@
 //!   its time is over.
 
 pub mod code;
+pub mod lockstep;
 
 mod build;
 mod check;

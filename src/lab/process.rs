@@ -123,7 +123,7 @@ fn finish(
 }
 
 #[cfg(unix)]
-fn kill_with_children(child: &mut std::process::Child) {
+pub(super) fn kill_with_children(child: &mut std::process::Child) {
     let group = i32::try_from(child.id())
         .ok()
         .and_then(rustix::process::Pid::from_raw);
@@ -133,7 +133,7 @@ fn kill_with_children(child: &mut std::process::Child) {
 }
 
 #[cfg(not(unix))]
-fn kill_with_children(child: &mut std::process::Child) {
+pub(super) fn kill_with_children(child: &mut std::process::Child) {
     let _ = child.kill();
 }
 
@@ -148,7 +148,7 @@ fn text(mut file: File) -> String {
     }
 }
 
-fn last_lines(text: &str) -> String {
+pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.starts_with('{'))
@@ -158,7 +158,7 @@ fn last_lines(text: &str) -> String {
     last.chars().skip(skipped).collect()
 }
 
-fn name(command: &Command) -> String {
+pub(super) fn name(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut words = vec![
         program

@@ -151,7 +151,7 @@ pub enum Harness {
     Criterion,
     /// iai-callgrind or gungraun: counts under valgrind.
     Callgrind,
-    /// Two processes alive at once that take turns token by token. Records may hold it; no command measures so yet.
+    /// Two processes alive at once that take turns token by token.
     Lockstep,
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use assert_cmd::assert::Assert;
 use sample::Repository;
 use tokgate::judge::Verdict;
-use tokgate::record::trial::{Code, Trial};
+use tokgate::record::trial::{Code, Harness, Trial};
 
 impl Repository {
     fn gate(&self, arguments: &[&str]) -> Assert {
@@ -183,6 +183,90 @@ fn the_same_code_is_not_measured_and_what_fails_is_not_green() {
     let assert = repository.gate(&["--base", "HEAD"]).code(2);
     let said = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
     assert!(said.contains("threshold_pkt"), "{said}");
+}
+
+/// A program that takes turns: passes of `NS` nanoseconds, with a drift that only a neighbour in time shares, and its
+/// file, which whoever makes it writes.
+const TURNS: &str = r#"
+use std::{env, fs, io};
+
+fn main() {
+    let args: Vec<String> = env::args().collect();
+    if args[1] == "make" { return fs::write(&args[2], "made").unwrap(); }
+    assert_eq!(fs::read_to_string(&args[1]).expect("the file"), "made");
+    println!("{{\"lockstep\":1,\"id\":\"model/tg\"}}");
+    for (pass, question) in io::stdin().lines().enumerate() {
+        assert_eq!(question.unwrap(), "");
+        if NS == 2e6 && pass == 5 { panic!("out of tokens"); }
+        println!("{}", (NS * (1.0 + 0.3 * (pass as f64 / 7.0).sin())) as u64);
+    }
+}
+"#;
+
+#[test]
+fn programs_that_take_turns_are_compared_pass_by_pass() {
+    let repository = Repository::new(r#"("model/tg", 50.0), ("scan", 50.0)"#);
+    let turns = |ns: &str| {
+        let text = format!("const NS: f64 = {ns};\n{TURNS}");
+        repository.write("src/bin/turns.rs", &text);
+    };
+    let manifest = fs::read_to_string(repository.path().join("Cargo.toml")).unwrap();
+    let program = r#"
+[[package.metadata.tokgate.lockstep]]
+name = "in-turn"
+bin = "turns"
+args = ["{folder}/tokens"]
+file = "tokens"
+make = ["make", "{folder}/tokens"]
+"#;
+    repository.write("Cargo.toml", &format!("{manifest}{program}"));
+    turns("1e6");
+    repository.commit();
+
+    // Where a program and a criterion bench have one name, the program is asked.
+    turns("1.02e6");
+    let told = stdout(&repository.gate(&["--base", "HEAD"]).code(1));
+    assert!(
+        told.contains("▲ model/tg") && told.contains("+2.0"),
+        "{told}"
+    );
+    assert_eq!(told.matches("model/tg").count(), 1, "{told}");
+    let trial = repository.trial();
+    let bench = trial
+        .benches
+        .iter()
+        .find(|bench| bench.id.as_str() == "model/tg");
+    let bench = bench.unwrap();
+    assert_eq!(trial.target(bench).unwrap().harness, Harness::Lockstep);
+    for block in &bench.blocks {
+        let passes: Vec<usize> = block
+            .runs
+            .iter()
+            .map(|run| run.samples.total_ns().len())
+            .collect();
+        assert!(
+            passes.len() == 2 && passes[0] == passes[1] && passes[0] >= 8,
+            "{passes:?}"
+        );
+    }
+
+    // A program that dies says so.
+    turns("2e6");
+    let told = stdout(
+        &repository
+            .gate(&["--base", "HEAD", "--bench", "model"])
+            .code(2),
+    );
+    assert!(told.contains("out of tokens"), "{told}");
+
+    // So does a manifest that makes no sense.
+    repository.write(
+        "Cargo.toml",
+        &format!("{manifest}{}", program.replace("make =", "mace =")),
+    );
+    let assert = repository.gate(&["--base", "HEAD"]).code(2);
+    let said = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(said.contains("mace") && said.contains("lockstep"), "{said}");
 }
 
 #[cfg(unix)]

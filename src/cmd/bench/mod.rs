@@ -1,6 +1,7 @@
 //! `tokgate bench`: llama-bench's measurement, in llama-bench's formats.
 
 mod limit;
+mod lockstep;
 mod versus;
 
 use std::io::Write;
@@ -37,6 +38,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     }
     if let Some(program) = &args.llama_bench {
         return versus::run(args, program);
+    }
+    if args.lockstep {
+        return lockstep::run(args);
     }
     let mut results = Results::new(args);
     for path in &args.model {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::judge::{Statistic, stats};
+use crate::judge::{Statistic, evidence, stats};
 use crate::lab::{BenchTarget, Binary, Commit, Lab, LabError, Pace, Worktree};
 use crate::record::trial::Harness;
 use crate::record::{BenchId, TimedSamples};
@@ -57,17 +57,19 @@ pub struct WallClock<'a> {
 const FIRST_SEED: u32 = 101;
 
 impl<'a> WallClock<'a> {
-    /// Builds the good end and finds the bench in it.
+    /// Builds the good end and finds the bench in it: a criterion bench, or a program that takes turns, for which two
+    /// processes measure `time` at once.
     pub fn new(
         lab: &'a Lab,
         good: &Commit,
         bench: &str,
         target: Option<&str>,
+        in_turn: bool,
         time: Duration,
     ) -> anyhow::Result<Self> {
         let bench: BenchId = bench.parse()?;
         let tree = lab.worktree("good", good)?;
-        let (target, reference) = find(lab, &tree, &bench, target)?;
+        let (target, reference) = find(lab, &tree, &bench, target, in_turn)?;
         lab.share_dependencies("good", "here")?;
         let here = lab.worktree("here", good)?;
         let relinks = match lab.build(&here, &target, Some(FIRST_SEED)) {
@@ -99,6 +101,18 @@ impl<'a> WallClock<'a> {
     fn pair(&mut self, binary: &Binary) -> Result<f64, LabError> {
         self.turns += 1;
         let first = self.turns.is_multiple_of(2);
+        if let Some(program) = &self.target.lockstep {
+            let binaries = [&self.reference, binary];
+            let binaries = if first {
+                binaries
+            } else {
+                [binary, &self.reference]
+            };
+            let samples = self.lab.lockstep(binaries, program, self.pace.measure);
+            let [a, b] = samples.map_err(|(_, error)| error)?;
+            let ratio = evidence::in_turn(&a, &b);
+            return Ok(if first { ratio } else { -ratio });
+        }
         let mut costs = [0.0; 2];
         for at in if first { [0, 1] } else { [1, 0] } {
             let binary = [&self.reference, binary][at];
@@ -161,7 +175,7 @@ impl<'a> Counts<'a> {
         let bench: BenchId = bench.parse()?;
         let here = lab.worktree("here", good)?;
         for candidate in lab.targets(&here)? {
-            if target.is_some_and(|name| name != candidate.name) {
+            if target.is_some_and(|name| name != candidate.name) || candidate.lockstep.is_some() {
                 continue;
             }
             match lab.build(&here, &candidate, None) {
@@ -228,16 +242,19 @@ impl Workbench for Counts<'_> {
     }
 }
 
-/// The criterion target of `tree` that has the bench, built.
+/// The target of `tree` that has the bench, built: a program that takes turns, or one of criterion's.
 fn find(
     lab: &Lab,
     tree: &Worktree<'_>,
     bench: &BenchId,
     target: Option<&str>,
+    in_turn: bool,
 ) -> anyhow::Result<(BenchTarget, Binary)> {
     let mut seen = Vec::new();
     for candidate in lab.targets(tree)? {
-        if target.is_some_and(|name| name != candidate.name) {
+        if target.is_some_and(|name| name != candidate.name)
+            || candidate.lockstep.is_some() != in_turn
+        {
             continue;
         }
         let binary = match lab.build(tree, &candidate, None) {
@@ -245,10 +262,12 @@ fn find(
             Err(error) if error.is_interrupt() || target.is_some() => return Err(error.into()),
             Err(_) => continue,
         };
-        if binary.harness != Some(Harness::Criterion) {
-            continue;
-        }
-        let benches = lab.list(&binary).with_context(|| candidate.name.clone())?;
+        let benches = match (&candidate.lockstep, binary.harness) {
+            (Some(program), _) => lab.ask_lockstep(&binary, program).map(|id| vec![id]),
+            (None, Some(Harness::Criterion)) => lab.list(&binary),
+            _ => continue,
+        };
+        let benches = benches.with_context(|| candidate.name.clone())?;
         if benches.contains(bench) {
             return Ok((candidate, binary));
         }
@@ -256,6 +275,7 @@ fn find(
     }
     let some: Vec<String> = seen.iter().take(5).map(|id| format!("'{id}'")).collect();
     let known = match &some[..] {
+        [] if in_turn => "no program that takes turns was found there that builds".to_owned(),
         [] => "no criterion bench was found there that builds".to_owned(),
         some => format!("it has {} others, such as {}", seen.len(), some.join(", ")),
     };

@@ -33,6 +33,10 @@ use state::{Event, Spent, Stage, State, Subject};
 /// Counts that differ by less say nothing of time; below it a clock is asked.
 const LEAST_COUNT_EFFECT: f64 = 0.005;
 
+/// How long a process measures on its own, and how long two take turns.
+const APART: Duration = Duration::from_millis(200);
+const IN_TURN: Duration = Duration::from_secs(3);
+
 /// The deepest that merges are followed into the branches that they merged.
 const MAX_STAGES: usize = 8;
 
@@ -50,7 +54,7 @@ pub fn run(args: &BisectArgs) -> anyhow::Result<Outcome> {
 
     let mut metric = args.metric;
     let counts = match metric {
-        Some(BisectMetric::Wall) => None,
+        Some(BisectMetric::Wall | BisectMetric::Rate) => None,
         _ => counts(
             &lab,
             &good,
@@ -71,7 +75,7 @@ pub fn run(args: &BisectArgs) -> anyhow::Result<Outcome> {
         good: range.good.clone(),
         bad: range.commits.last().cloned().unwrap_or_default(),
         bench: args.bench.clone(),
-        metric: if by_count { "ir" } else { "wall" }.to_owned(),
+        metric: metric.unwrap_or(BisectMetric::Wall).name().to_owned(),
         compiler: lab.toolchain().rustc.clone(),
     };
     let mut settings = Settings::of(if by_count {
@@ -83,8 +87,10 @@ pub fn run(args: &BisectArgs) -> anyhow::Result<Outcome> {
     let mut workbench: Box<dyn Workbench + '_> = match counts {
         Some(counts) => Box::new(counts),
         None => {
-            let clock =
-                WallClock::new(&lab, &good, &args.bench, args.target.as_deref(), args.time)?;
+            let in_turn = metric == Some(BisectMetric::Rate);
+            let time = args.time.unwrap_or(if in_turn { IN_TURN } else { APART });
+            let target = args.target.as_deref();
+            let clock = WallClock::new(&lab, &good, &args.bench, target, in_turn, time)?;
             settings.relinks = clock.relinks;
             Box::new(clock)
         }
@@ -469,11 +475,8 @@ fn command(args: &BisectArgs) -> String {
         quoted(&args.bench)
     );
     if let Some(metric) = args.metric {
-        line.push_str(if metric == BisectMetric::Ir {
-            " --metric ir"
-        } else {
-            " --metric wall"
-        });
+        line.push_str(" --metric ");
+        line.push_str(metric.name());
     }
     line
 }

@@ -30,6 +30,10 @@ const BLOCK: usize = 4;
 /// The shortest and the longest that a process samples, in seconds.
 const SAMPLING_S: [f64; 2] = [0.05, 0.25];
 
+/// The shortest and the longest that two processes take turns, in seconds. Which pages a process got moves it by half a
+/// percent, so that many pairs of processes tell more than long ones.
+const IN_TURN_S: [f64; 2] = [1.0, 6.0];
+
 /// What is thrown away before: caches and branch predictors know the code after a few thousand calls.
 const WARM_UP_S: f64 = 0.015;
 
@@ -190,6 +194,9 @@ impl<'a, 'b> Session<'a, 'b> {
     fn block(&mut self, at: usize, round: usize, rng: &mut StdRng) -> Result<(), LabError> {
         let bench = &self.prepared.trial.benches[at];
         let (id, target) = (bench.id.clone(), bench.target);
+        if self.prepared.targets[target].lockstep.is_some() {
+            return self.in_turn(at, round, rng);
+        }
         let links = self.prepared.links[target][0].len().max(1);
         let order = if rng.random() {
             [Arm::Base, Arm::Head, Arm::Head, Arm::Base]
@@ -236,6 +243,41 @@ impl<'a, 'b> Session<'a, 'b> {
             runs,
         });
         Ok(())
+    }
+
+    /// Measures one block of processes that take turns: one of each side, at once.
+    fn in_turn(&mut self, at: usize, round: usize, rng: &mut StdRng) -> Result<(), LabError> {
+        let target = self.prepared.trial.benches[at].target;
+        let arms = if rng.random() {
+            [Arm::Base, Arm::Head]
+        } else {
+            [Arm::Head, Arm::Base]
+        };
+        let Some(program) = &self.prepared.targets[target].lockstep else {
+            return Ok(());
+        };
+        let link = round % self.prepared.links[target][0].len().max(1);
+        let binaries = arms.map(|arm| &self.prepared.links[target][arm as usize][link]);
+        let [least, most] = IN_TURN_S;
+        let time = Duration::from_secs_f64((self.planned_s * BLOCK as f64).clamp(least, most));
+        let at_ms = self.elapsed().as_millis() as u64;
+        match self.lab.lockstep(binaries, program, time) {
+            Ok(samples) => {
+                let runs = arms.into_iter().zip(samples);
+                let runs = runs.map(|(arm, samples)| ProcessRun { arm, link, samples });
+                self.prepared.trial.benches[at].blocks.push(Block {
+                    round: round as u32,
+                    at_ms,
+                    runs: runs.collect(),
+                });
+                Ok(())
+            }
+            Err((place, error)) if is_the_targets(&error) => {
+                self.fail(at, arms[place], &error);
+                Ok(())
+            }
+            Err((_, error)) => Err(error),
+        }
     }
 
     fn fail(&mut self, at: usize, arm: Arm, error: &LabError) {
@@ -298,7 +340,7 @@ fn measurable(trial: &Trial) -> Vec<usize> {
             let target = &trial.targets[bench.target];
             bench.in_base
                 && bench.in_head
-                && target.harness == Harness::Criterion
+                && target.harness != Harness::Callgrind
                 && matches!(target.code, Code::Differs | Code::Unknown)
                 && alive(trial, *at)
         })

@@ -78,7 +78,7 @@ fn measured(args: &GateArgs, here: &Path) -> anyhow::Result<(Trial, Gate, Option
     let asked = lab.resolve(args.base.as_deref().unwrap_or("HEAD"))?;
     let base = lab.merge_base(&asked, &head)?;
     // One set of flags for both sides, whatever each configures: that of the head.
-    prepare::settle_flags(&mut lab, &head)?;
+    let gate = prepare::settle(&mut lab, &head, |root| policy(args, root))?;
     let record = args
         .record
         .clone()
@@ -93,7 +93,6 @@ fn measured(args: &GateArgs, here: &Path) -> anyhow::Result<(Trial, Gate, Option
     let earlier = if args.fresh { None } else { state.load() };
     let mut prepared = prepare::prepare(&lab, &sides, &args.measuring, earlier, &progress)?;
     let root = prepared.head_root();
-    let gate = policy(args, &root)?;
     let key = &prepared.trial.machine.key;
     let calibration = match Calibration::load(&root.join("baselines"), key)? {
         Some(known) => Some(known),

@@ -1,7 +1,7 @@
 //! From two commits to binaries: what there is to measure, and what need not be measured.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use super::state::Earlier;
 use super::{is_the_targets, say};
 use crate::cli::MeasuringArgs;
+use crate::judge::Gate;
 use crate::judge::policy::CheckCommand;
 use crate::lab::{BenchTarget, Binary, Commit, Lab, LabError, Worktree, code};
 use crate::probe::machine;
@@ -89,16 +90,22 @@ pub enum PrepareError {
     Key(#[from] crate::record::NameError),
 }
 
-/// Lets both sides be built with the flags that `head` configures, where a side configures any.
-pub(crate) fn settle_flags(lab: &mut Lab, head: &Commit) -> Result<(), PrepareError> {
-    let flags = {
+/// What `head` alone decides, before hours go into building: lets both sides be built with the flags that it configures,
+/// where a side configures any, and reads its policy with `policy` from its project's root.
+pub(crate) fn settle(
+    lab: &mut Lab,
+    head: &Commit,
+    policy: impl FnOnce(&Path) -> anyhow::Result<Gate>,
+) -> anyhow::Result<Gate> {
+    let (flags, gate) = {
         let tree = lab.worktree("head", head)?;
-        Circumstances::rustflags_of(&tree.root())?
+        let root = tree.root();
+        (Circumstances::rustflags_of(&root)?, policy(&root)?)
     };
     if !flags.is_empty() {
         lab.set_rustflags(flags);
     }
-    Ok(())
+    Ok(gate)
 }
 
 /// Checks both sides out, builds them, and finds out what there is to measure.
@@ -124,7 +131,12 @@ pub(crate) fn prepare<'a>(
         link_seeds: link_seeds(seed, measuring.links),
         notes: Vec::new(),
     };
-    let base_targets = lab.targets(&base)?;
+    let targets = |tree: &Worktree<'_>| -> Result<Vec<BenchTarget>, LabError> {
+        let mut targets = lab.targets(tree)?;
+        targets.retain(|target| measuring.takes(&target.name));
+        Ok(targets)
+    };
+    let base_targets = targets(&base)?;
     // The base is built before the head is checked out: sources newer than what was built are built again.
     let mut of_base = Vec::new();
     for target in &base_targets {
@@ -132,7 +144,7 @@ pub(crate) fn prepare<'a>(
     }
     lab.share_dependencies("base", "head")?;
     let head = lab.worktree("head", &sides.head)?;
-    let head_targets = lab.targets(&head)?;
+    let head_targets = targets(&head)?;
     let names: BTreeSet<(&str, &str)> = base_targets
         .iter()
         .chain(&head_targets)
@@ -161,10 +173,26 @@ pub(crate) fn prepare<'a>(
     }
     let notes = std::mem::take(&mut builder.notes);
     prepared.trial.notes.extend(notes);
+    prefer_lockstep(&mut prepared.trial);
     if let Some(earlier) = earlier {
         take_up(&mut prepared, earlier);
     }
     Ok(prepared)
+}
+
+/// Leaves out the criterion benches that programs which take turns measure by the same name, and more sharply.
+fn prefer_lockstep(trial: &mut Trial) {
+    let harness = |bench: &TrialBench| trial.targets[bench.target].harness;
+    let in_turn: BTreeSet<BenchId> = trial
+        .benches
+        .iter()
+        .filter(|bench| harness(bench) == Harness::Lockstep && bench.in_base && bench.in_head)
+        .map(|bench| bench.id.clone())
+        .collect();
+    let targets = &trial.targets;
+    trial.benches.retain(|bench| {
+        targets[bench.target].harness != Harness::Criterion || !in_turn.contains(&bench.id)
+    });
 }
 
 /// Goes on with what an interrupted run measured, if it found the same benches.
@@ -227,6 +255,10 @@ impl Builder<'_> {
         let built = self.lab.build(tree, target, None).and_then(|binary| {
             let benches = match binary.harness {
                 Some(Harness::Criterion) => self.lab.list(&binary)?,
+                Some(Harness::Lockstep) => match &target.lockstep {
+                    Some(program) => vec![self.lab.ask_lockstep(&binary, program)?],
+                    None => Vec::new(),
+                },
                 _ => Vec::new(),
             };
             Ok((binary, benches))
@@ -301,7 +333,7 @@ impl Builder<'_> {
         };
         let (in_base, in_head) = (ids(0), ids(1));
         let all: BTreeSet<&BenchId> = in_base.union(&in_head).collect();
-        let nothing_asked = harness == Harness::Criterion && all.is_empty();
+        let nothing_asked = harness != Harness::Callgrind && all.is_empty();
         if nothing_asked && target.failure.is_none() {
             return Ok(());
         }

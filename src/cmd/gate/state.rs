@@ -42,6 +42,7 @@ impl State {
         (&sides.base.id, &sides.head.id, sides.even_if_same).hash(&mut hasher);
         (
             &measuring.bench,
+            &measuring.target,
             measuring.budget,
             measuring.links,
             measuring.seed,

@@ -147,8 +147,8 @@ impl<'a> Open<'a> {
         let limits = gate.policy.limits(&bench.id);
         let known = calibration.and_then(|known| known.bench(&bench.id));
         let statistic = match known {
-            Some(known) if !limits.statistic_is_given => known.statistic,
             _ if target.harness == Harness::Lockstep => Statistic::Median,
+            Some(known) if !limits.statistic_is_given => known.statistic,
             _ => limits.statistic,
         };
         let null_pct = known
