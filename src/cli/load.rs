@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use super::{ReportFormat, positive};
 
+/// The most requests of a load.
+const MAX_REQUESTS: usize = 1_000_000;
+
 /// Arguments of `tokgate load`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -51,7 +54,7 @@ pub struct LoadArgs {
     #[arg(long, default_value = "random", value_name = "SET")]
     pub dataset: LoadDataset,
     /// Requests.
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = positive)]
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = requests)]
     pub num_prompts: usize,
     /// Requests at once at most [default: no limit].
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -81,11 +84,11 @@ pub struct LoadArgs {
     /// Tokens of every answer, whatever the data set says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub output_len: Option<u64>,
-    /// What counts tokens of prompts: a GGUF model, a folder of one, or tokenizer.json.
+    /// What counts tokens of prompts: a model (its GGUF file or folder), or tokenizer.json.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Requests before the measurement, which do not count; 0 measures a cold server.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = warm_ups)]
     pub warm_up: usize,
     /// Ask for answers of full length; random prompts always do.
     #[arg(long)]
@@ -159,6 +162,18 @@ impl FromStr for LoadDataset {
             _ => Err("there are sharegpt:FILE, random, sort and prompts".to_owned()),
         }
     }
+}
+
+fn requests(text: &str) -> Result<usize, String> {
+    match warm_ups(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        count => Ok(count),
+    }
+}
+
+fn warm_ups(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count <= MAX_REQUESTS);
+    count.ok_or_else(|| format!("must be a number up to {MAX_REQUESTS}"))
 }
 
 fn above_zero(text: &str) -> Result<f64, String> {

@@ -230,18 +230,24 @@ impl Client {
     }
 
     /// How many tokens a text has for the server's model, with those that it puts around a prompt. The question is
-    /// asked as vLLM and as llama.cpp understand it.
+    /// asked as vLLM understands it, and then as llama.cpp does, which finds no tokens in the former.
     ///
     /// # Errors
     /// [`Failure`] if the server has no `/tokenize`, or no answer that can be understood.
     pub fn token_count(&self, text: &str, model: &str, limit: Duration) -> Result<u64, Failure> {
-        let body = json!({
-            "model": model,
-            "prompt": text,
-            "content": text,
-            "add_special_tokens": true,
-            "add_special": true,
-        });
+        let vllm = json!({"model": model, "prompt": text, "add_special_tokens": true});
+        match self.count(&vllm, limit) {
+            Ok(0)
+            | Err(Failure::Status {
+                code: 400 | 422, ..
+            }) if !text.is_empty() => {
+                self.count(&json!({"content": text, "add_special": true}), limit)
+            }
+            counted => counted,
+        }
+    }
+
+    fn count(&self, body: &Value, limit: Duration) -> Result<u64, Failure> {
         let (code, text) = self.call("POST", "/tokenize", &body.to_string(), limit)?;
         if code != 200 {
             return Err(refused(code, &text));
@@ -249,9 +255,9 @@ impl Client {
         let answer: Option<Value> = serde_json::from_slice(&text).ok();
         let tokens = answer.as_ref().and_then(|answer| answer.get("tokens"));
         let tokens = tokens.and_then(Value::as_array);
-        tokens.map(|tokens| tokens.len() as u64).ok_or_else(|| {
-            Failure::Garbage("its answer to /tokenize has no list of tokens".to_owned())
-        })
+        tokens
+            .map(|tokens| tokens.len() as u64)
+            .ok_or_else(|| Failure::Garbage("no list of tokens in its answer".to_owned()))
     }
 
     /// Asks, and times what comes back. Times count from just before the question is sent; the connection is new each

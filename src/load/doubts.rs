@@ -86,23 +86,15 @@ pub fn doubts(
             ),
         );
     }
-    for latency in printed {
-        let beyond = |percent: f64| latency.count as f64 * (100.0 - percent) / 100.0;
-        let percents = latency.percentiles.iter().map(|(percent, _)| *percent);
-        // The largest value is what it is, however few there are.
-        let short = percents.filter(|percent| *percent < 100.0 && beyond(*percent) < BEYOND);
-        // The worst stands for the others, which it explains.
-        if let Some(percent) = short.max_by(f64::total_cmp) {
-            let needed = (100.0 * BEYOND / (100.0 - percent)).ceil();
-            let name = latency.metric.to_uppercase();
-            doubt(
-                "few_values",
-                format!(
-                    "P{percent} {name} is of {} values and thus nearly their largest; {needed} or more place it",
-                    latency.count
-                ),
-            );
-        }
+    for (percent, count, names) in few(printed) {
+        let needed = (100.0 * BEYOND / (100.0 - percent)).ceil();
+        let names = names.join(", ");
+        doubt(
+            "few_values",
+            format!(
+                "P{percent} of {names} is of {count} values and thus nearly their largest; {needed} or more place it"
+            ),
+        );
     }
     let p99 = late
         .percentiles
@@ -162,4 +154,60 @@ pub fn doubts(
         );
     }
     doubts
+}
+
+/// The highest percentile of each metric that has too few values beyond it, with their number; metrics of one number
+/// together.
+fn few(printed: &[Latency]) -> Vec<(f64, usize, Vec<String>)> {
+    let mut few: Vec<(f64, usize, Vec<String>)> = Vec::new();
+    for latency in printed {
+        let count = latency.count;
+        let beyond = |percent: f64| count as f64 * (100.0 - percent) / 100.0;
+        let percents = latency.percentiles.iter().map(|(percent, _)| *percent);
+        // The largest value is what it is, however few there are.
+        let short = percents.filter(|percent| *percent < 100.0 && beyond(*percent) < BEYOND);
+        let Some(percent) = short.max_by(f64::total_cmp) else {
+            continue;
+        };
+        let name = latency.metric.to_uppercase().replace('_', " ");
+        match few
+            .iter_mut()
+            .find(|(p, n, _)| (*p, *n) == (percent, count))
+        {
+            Some((.., names)) => names.push(name),
+            None => few.push((percent, count, vec![name])),
+        }
+    }
+    few
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_too_few_values_are_told_together() {
+        let latency = |metric, count, percents: &[f64]| Latency {
+            metric,
+            count,
+            mean: 0.0,
+            median: 0.0,
+            std: 0.0,
+            percentiles: percents.iter().map(|percent| (*percent, 0.0)).collect(),
+        };
+        let printed = [
+            latency("ttft", 50, &[50.0, 90.0, 99.0]),
+            latency("tpot", 50, &[99.0]),
+            latency("itl", 100, &[99.0, 100.0]),
+            latency("e2el", 5, &[90.0, 99.9, 99.0]),
+        ];
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(
+            few(&printed),
+            [
+                (99.0, 50, names(&["TTFT", "TPOT"])),
+                (99.9, 5, names(&["E2EL"]))
+            ]
+        );
+    }
 }

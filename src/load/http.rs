@@ -477,3 +477,6 @@ impl Read for Body {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests;

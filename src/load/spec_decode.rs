@@ -52,15 +52,20 @@ impl Counters {
         if num_drafts == 0 || draft_tokens == 0 {
             return None;
         }
-        let per_position = later.by_position.iter().map(|(position, count)| {
+        let mut per_position: Vec<f64> = Vec::new();
+        let shares = later.by_position.iter().map(|(position, count)| {
             let before = self.by_position.get(position).copied().unwrap_or(0);
             count.saturating_sub(before) as f64 / num_drafts as f64
         });
+        per_position.extend(shares);
+        // Places that no draft reached say nothing.
+        let reached = per_position.iter().rposition(|share| *share > 0.0);
+        per_position.truncate(reached.map_or(0, |last| last + 1));
         Some(SpecDecode {
             num_drafts,
             draft_tokens,
             accepted_tokens: later.accepted.saturating_sub(self.accepted),
-            per_position: per_position.collect(),
+            per_position,
         })
     }
 }
@@ -97,7 +102,7 @@ mod tests {
             (drafts.acceptance_rate(), drafts.acceptance_length()),
             (75.0, 4.0)
         );
-        assert_eq!(drafts.per_position, [1.0, 0.0]);
+        assert_eq!(drafts.per_position, [1.0]);
         assert_eq!(before.until(&before), None);
         for none in [
             "",

@@ -35,8 +35,10 @@ type Line = (String, Figure);
 enum Figure {
     Whole(u64),
     Real(f64),
-    /// A row without a figure: a section of that width's rule.
+    /// The title of a section.
     Title,
+    /// A line over the rows that it is about.
+    Heading,
 }
 
 /// vLLM's table, and our part.
@@ -47,6 +49,7 @@ pub fn text(result: &ServingResult) -> String {
             Figure::Whole(number) => writeln!(text, "{:<40} {number:<10}", label + ":"),
             Figure::Real(number) => writeln!(text, "{:<40} {number:<10.2}", label + ":"),
             Figure::Title => writeln!(text, "{label:-^50}"),
+            Figure::Heading => writeln!(text, "{label}:"),
         };
     }
     let _ = writeln!(text, "{:=^50}\n", "");
@@ -71,6 +74,7 @@ pub fn markdown(result: &ServingResult) -> String {
             Figure::Whole(number) => writeln!(text, "| {label} | {number} |"),
             Figure::Real(number) => writeln!(text, "| {label} | {number:.2} |"),
             Figure::Title => writeln!(text, "| **{label}** | |"),
+            Figure::Heading => writeln!(text, "| {label} | |"),
         };
     }
     text.push('\n');
@@ -85,7 +89,7 @@ pub fn markdown(result: &ServingResult) -> String {
 
 /// The rows of vLLM's table.
 fn lines(result: &ServingResult) -> Vec<Line> {
-    use Figure::{Real, Title, Whole};
+    use Figure::{Heading, Real, Title, Whole};
     let mut lines: Vec<Line> = Vec::new();
     let mut push = |label: &str, figure| lines.push((label.to_owned(), figure));
     let count = |count: usize| Whole(count as u64);
@@ -145,6 +149,9 @@ fn lines(result: &ServingResult) -> Vec<Line> {
         push("Drafts", Whole(drafts.num_drafts));
         push("Draft tokens", Whole(drafts.draft_tokens));
         push("Accepted tokens", Whole(drafts.accepted_tokens));
+        if !drafts.per_position.is_empty() {
+            push("Per-position acceptance (%)", Heading);
+        }
         for (position, share) in drafts.per_position.iter().enumerate() {
             push(&format!("  Position {position}"), Real(share * 100.0));
         }
@@ -181,7 +188,10 @@ fn beside(result: &ServingResult) -> Vec<(&'static str, String)> {
         ),
         (
             "Waited here (ms)",
-            format!("{}; in no other figure", statistics(&own.client_queue_ms)),
+            format!(
+                "{}, until there was room; in no other figure",
+                statistics(&own.client_queue_ms)
+            ),
         ),
         ("Sent late (ms)", statistics(&own.late_ms)),
     ];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::cli::{LoadArgs, LoadDataset};
 use crate::cmd::tokenize;
@@ -16,6 +16,9 @@ use crate::workload::sharegpt::{Conversations, MAX_FILE_BYTES, Sampling, Samplin
 
 /// How long a server may take to count a text's tokens.
 const COUNT_LIMIT: Duration = Duration::from_secs(30);
+
+/// The most tokens of random prompts, all together; their text takes some 400 MB.
+const MAX_RANDOM_TOKENS: u64 = 100_000_000;
 
 /// Requests, and what counted their tokens beforehand.
 pub struct Found {
@@ -39,6 +42,12 @@ pub fn of(args: &LoadArgs, client: &Client, model: &str) -> anyhow::Result<Found
         LoadDataset::Prompts => of_prompts(&PROMPTS, args.num_prompts),
         LoadDataset::Sort => of_sort(args.num_prompts, args.sort_ints, seed)?,
         LoadDataset::Random => {
+            let tokens = args.num_prompts as u64 * u64::from(args.random_input_len);
+            if tokens > MAX_RANDOM_TOKENS {
+                bail!(
+                    "{tokens} random tokens are more than {MAX_RANDOM_TOKENS}: ask for fewer or shorter prompts"
+                );
+            }
             let random = Random {
                 count: args.num_prompts,
                 input: args.random_input_len,

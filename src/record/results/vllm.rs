@@ -7,6 +7,9 @@ use crate::record::serving::OWN_KEY;
 
 const KIND: &str = "vLLM bench serve";
 
+/// The same by this program.
+const OWN_KIND: &str = "tokgate load";
+
 /// JSON key, row of the table, and which way is better.
 const ROWS: [(&str, &str, Option<Better>); 15] = [
     ("", "Memory Usage (GiB)", Some(Better::Lower)),
@@ -43,9 +46,14 @@ const ROWS: [(&str, &str, Option<Better>); 15] = [
 ];
 
 /// What a result of this program has besides.
-const OWN_ROWS: [(&str, &str); 2] = [
-    ("itl_per_token_ms", "Mean ITL per token (ms)"),
-    ("client_queue_ms", "Mean wait of the client (ms)"),
+const OWN_ROWS: [(&str, &str, Option<Better>); 2] = [
+    (
+        "itl_per_token_ms",
+        "Mean ITL per token (ms)",
+        Some(Better::Lower),
+    ),
+    // Where all requests come at once, most wait for others: that is of the load, not of the server.
+    ("client_queue_ms", "Mean client queue (ms)", None),
 ];
 
 const REQUESTS: &str = "Request throughput (req/s)";
@@ -61,13 +69,13 @@ pub(super) fn json(value: &Value) -> Option<Results> {
     {
         return None;
     }
-    let mut results = Results::new(KIND);
+    let own = fields.get(OWN_KEY);
+    let mut results = Results::new(if own.is_some() { OWN_KIND } else { KIND });
     for (key, row, better) in ROWS {
         if let Some(number) = fields.get(key).and_then(Value::as_f64) {
             results.push(ResultFigure::new(row, number, better));
         }
     }
-    let own = fields.get(OWN_KEY);
     if let Some(gib) = own.and_then(|own| own.get("server_peak_gib")?.as_f64()) {
         let (_, row, better) = ROWS[0];
         results
@@ -86,9 +94,9 @@ pub(super) fn json(value: &Value) -> Option<Results> {
         results.push(figure);
     }
     if let Some(own) = own {
-        for (key, row) in OWN_ROWS {
+        for (key, row, better) in OWN_ROWS {
             let mean = own.get(key).and_then(|times| times.get("mean")?.as_f64());
-            let figure = mean.map(|mean| ResultFigure::new(row, mean, Some(Better::Lower)));
+            let figure = mean.map(|mean| ResultFigure::new(row, mean, better));
             figure.into_iter().for_each(|figure| results.push(figure));
         }
     }
