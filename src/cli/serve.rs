@@ -43,7 +43,7 @@ pub struct ServeArgs {
     pub kv: KvType,
 
     /// Guess tokens with this smaller model of the same vocabulary, and check them in one pass. What is generated stays
-    /// the same; where guesses do not stand they cost at most some 2 % of the time.
+    /// the same; guesses that do not pay are given up.
     #[arg(long, value_name = "FILE")]
     pub draft: Option<PathBuf>,
 

@@ -5,45 +5,84 @@
 //! guesses while the account is above zero. So over n tokens the loss is at most `FIRST + ALLOWANCE · n`, and one round:
 //! after the first texts, some 1.5 %. What guessing wins is its own; of it, at most `MOST` is kept to be lost again.
 //!
-//! The length follows what stood: one more than that, or twice as much where all did and paid, and half where it did not
-//! pay.
+//! The length is the one that promises most tokens for its time, by how often guesses stood of late and by what guesses
+//! of that length cost: `(1 + a + … + aᵏ) / (1 + cost(k))` is largest. A length that was not tried yet is taken to cost
+//! in proportion to the next shorter one that was. Rows beyond the first are nearly free where memory is the limit, and
+//! dear where few cores share much bandwidth, so that no length is right everywhere.
 
 /// What a text may lose to guesses, as a share of its tokens.
 const ALLOWANCE: f32 = 0.015;
 
 /// What the account begins with: enough to let a draft model read a prompt of some hundred tokens.
-const FIRST: f32 = 6.0;
+const FIRST: f32 = 3.0;
 
 /// The most that the account holds.
-const MOST: f32 = 24.0;
+const MOST: f32 = 8.0;
 
 /// The most that it owes: a clock that jumped must not forbid guesses for ever.
-const LEAST: f32 = -6.0;
+const LEAST: f32 = -4.0;
 
-/// Tokens of the first guess: on CPUs a pass of a few rows costs little more than one of a single row.
-const FIRST_LENGTH: usize = 3;
+/// Tokens of the first guess.
+const FIRST_LENGTH: usize = 2;
+
+/// How often guesses are taken to stand before the first.
+const FIRST_CHANCE: f32 = 0.7;
+
+/// What the last guess counts for in the averages.
+const WEIGHT: f32 = 0.1;
 
 /// How many tokens to guess for the texts of one slot.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pace {
-    most: usize,
-    length: usize,
     account: f32,
+    /// How often a guessed token stood, if those before it did.
+    chance: f32,
+    /// What guesses cost, by their tokens; none are known at first.
+    costs: Vec<Option<f32>>,
 }
 
 impl Pace {
     /// Guesses of at most `most` tokens; 0 for none at all.
     pub fn new(most: usize) -> Self {
         Self {
-            most,
-            length: FIRST_LENGTH.min(most),
             account: FIRST,
+            chance: FIRST_CHANCE,
+            costs: vec![None; most + 1],
         }
     }
 
     /// Tokens to guess before the next pass.
     pub fn next(&self) -> usize {
-        if self.account > 0.0 { self.length } else { 0 }
+        let most = self.costs.len() - 1;
+        if self.account <= 0.0 || most == 0 {
+            return 0;
+        }
+        if self.costs[1..].iter().all(Option::is_none) {
+            return FIRST_LENGTH.min(most);
+        }
+        let mut best = (0.0, 1);
+        let (mut tokens, mut stands) = (1.0, 1.0);
+        // The last length whose cost is known, and the cost of a token there.
+        let mut each = None;
+        for (length, cost) in self.costs.iter().enumerate().skip(1) {
+            stands *= self.chance;
+            tokens += stands;
+            if let Some(cost) = cost {
+                each = Some(cost / length as f32);
+            }
+            // What is shorter than all that was tried costs as much as the shortest that was, or less.
+            let each = each.or_else(|| {
+                let known = self.costs.iter().enumerate().skip(length);
+                let mut known = known.filter_map(|(at, cost)| Some((*cost)? / at as f32));
+                known.next()
+            });
+            let worth = tokens / (1.0 + each.unwrap_or(0.0) * length as f32);
+            // A little more is not worth a longer guess, and what is not known is not trusted far.
+            if worth > 1.01 * best.0 {
+                best = (worth, length);
+            }
+        }
+        best.1
     }
 
     /// Learns that a pass brought so many tokens.
@@ -53,15 +92,16 @@ impl Pace {
 
     /// Learns that of `drafted` tokens the first `accepted` stood, which took so many plain passes more than none.
     pub fn learn(&mut self, drafted: usize, accepted: usize, cost: f32) {
-        self.account = (self.account + accepted as f32 - cost.max(0.0)).clamp(LEAST, MOST);
-        let length = if accepted < drafted {
-            accepted + 1
-        } else if accepted as f32 >= cost {
-            self.length.max(2 * drafted)
-        } else {
-            drafted / 2
-        };
-        self.length = length.max(1).min(self.most);
+        let cost = cost.max(0.0);
+        self.account = (self.account + accepted as f32 - cost).clamp(LEAST, MOST);
+        for stood in (0..drafted.min(accepted + 1)).map(|at| at < accepted) {
+            let one = if stood { 1.0 } else { 0.0 };
+            self.chance += WEIGHT * (one - self.chance);
+        }
+        let at = drafted.min(self.costs.len() - 1);
+        let mean = self.costs[at].get_or_insert(cost);
+        // A pass that took long because something else ran says nothing.
+        *mean += WEIGHT * (cost.min(2.0 * *mean + 0.1) - *mean);
     }
 }
 
@@ -152,6 +192,8 @@ mod tests {
         assert!(tokens(1.0, 1.5, 0.0) > 9_800.0);
         assert!(tokens(0.8, 0.05, 0.2) > 20_000.0);
         assert!(tokens(1.0, 0.05, 0.2) > 60_000.0);
+        // Few cores and fair guesses: short ones pay, long ones would not.
+        assert!(tokens(0.5, 0.4, 0.0) > 10_200.0);
     }
 
     #[test]

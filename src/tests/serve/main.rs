@@ -1,5 +1,6 @@
 //! The server as clients meet it: the program is started on a small trained model and asked over HTTP.
 
+mod endurance;
 mod server;
 
 use std::io::{Read, Write};

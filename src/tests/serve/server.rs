@@ -86,6 +86,16 @@ impl Server {
         stream
     }
 
+    /// Memory that the process holds, in KiB; 0 where the system does not tell.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let held = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+        held.map_or(0, |held| held.parse().unwrap())
+    }
+
     pub fn terminate(&mut self) {
         let pid = self.child.id().to_string();
         assert!(
@@ -110,7 +120,7 @@ impl Drop for Server {
 }
 
 impl Response {
-    fn read(mut stream: TcpStream) -> Self {
+    pub fn read(mut stream: TcpStream) -> Self {
         let mut text = Vec::new();
         let _ = stream.read_to_end(&mut text);
         let text = String::from_utf8(text).unwrap();
