@@ -8,7 +8,7 @@
 //! order of additions alone; where two tokens are as likely but for that, either may be drawn. For a guess that is not
 //! itself drawn at random this accepts as often as rejection sampling does: with the model's probability of it.
 //!
-//! Guesses come from a smaller model ([`Drafter`]) or from the text itself ([`look_up`]); [`Pace`] says how many are
+//! Guesses come from a smaller model ([`Drafter`]) or from the text itself ([`look_up()`]); [`Pace`] says how many are
 //! worth their cost.
 
 mod check;
