@@ -74,7 +74,7 @@ impl Queue {
     /// Takes a job, which the engine will compute as soon as a slot is free.
     ///
     /// # Errors
-    /// [`Refused`].
+    /// If too many wait already, or the server ends.
     pub fn push(&self, job: Job) -> Result<(), Refused> {
         let mut state = self.lock();
         if state.closed {
