@@ -4,6 +4,8 @@
 //! one piece. The memory is claimed zeroed, so that the system hands out pages only as positions are written: a cache
 //! for a long context costs what was used of it.
 
+use std::ops::Range;
+
 use half::slice::HalfBitsSliceExt;
 use tokgate_kernels::{Cache, CacheMut, DType, KvMut, KvRef};
 
@@ -128,19 +130,22 @@ impl KvCache {
         self.len += tokens;
     }
 
-    /// Keys and values of a layer.
-    pub(crate) fn layer(&self, layer: usize) -> KvRef<'_> {
+    /// Keys and values of some heads of a layer.
+    pub(crate) fn layer(&self, layer: usize, heads: Range<usize>) -> KvRef<'_> {
         let half = self.n_kv_head * self.capacity * self.head_dim;
         let part = layer * 2 * half..(layer + 1) * 2 * half;
         match &self.store {
-            Store::F32(store) => KvRef::F32(self.view(&store[part], half)),
-            Store::Bf16(store) => KvRef::Bf16(self.view(store[part].reinterpret_cast(), half)),
+            Store::F32(store) => KvRef::F32(self.view(&store[part], heads)),
+            Store::Bf16(store) => KvRef::Bf16(self.view(store[part].reinterpret_cast(), heads)),
         }
     }
 
-    fn view<'a, T>(&self, both: &'a [T], half: usize) -> Cache<'a, T> {
-        let (k, v) = both.split_at(half);
-        Cache::new(k, v, self.n_kv_head, self.capacity, self.head_dim).expect(MADE_FOR_IT)
+    fn view<'a, T>(&self, both: &'a [T], heads: Range<usize>) -> Cache<'a, T> {
+        let (k, v) = both.split_at(both.len() / 2);
+        let head = self.capacity * self.head_dim;
+        let part = heads.start * head..heads.end * head;
+        let (k, v) = (&k[part.clone()], &v[part]);
+        Cache::new(k, v, heads.len(), self.capacity, self.head_dim).expect(MADE_FOR_IT)
     }
 
     /// Keys and values of a layer, to be written.

@@ -6,6 +6,7 @@
 
 mod load;
 mod names;
+pub mod part;
 mod tensor;
 
 pub use load::{LoadOptions, WeightsError};

@@ -131,6 +131,63 @@ impl Tensor {
         }
     }
 
+    /// Rows and columns of each of its matrices. What lies in one piece is shared, all else is copied.
+    ///
+    /// # Panics
+    /// If the ranges are not within the shape, or the columns are not whole blocks.
+    pub fn cut(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        let Shape { experts, .. } = self.shape;
+        let block = self.dtype.block_len();
+        assert!(
+            rows.start <= rows.end && rows.end <= self.shape.rows,
+            "rows {rows:?} of {}",
+            self.shape
+        );
+        assert!(
+            cols.start <= cols.end
+                && cols.end <= self.shape.cols
+                && cols.start.is_multiple_of(block)
+                && (cols.end.is_multiple_of(block) || cols.end == self.shape.cols),
+            "columns {cols:?} of {}, in blocks of {block}",
+            self.shape
+        );
+        let shape = Shape {
+            experts,
+            rows: rows.len(),
+            cols: cols.len(),
+        };
+        let bytes = |cols: usize| cols / block * self.dtype.block_bytes();
+        let row = bytes(self.shape.cols);
+        let (skip, len) = (bytes(cols.start), bytes(cols.len()));
+        let first = |expert: usize| (expert * self.shape.rows + rows.start) * row;
+        let in_one_piece = len == row && (experts == 1 || rows.len() == self.shape.rows);
+        if in_one_piece {
+            let start = self.range.start + first(0);
+            return Self {
+                shape,
+                range: start..start + experts * rows.len() * row,
+                ..self.clone()
+            };
+        }
+        let total = experts * rows.len() * len;
+        let mut out = Buffer::zeroed(total);
+        let mut rest = out.elements_mut::<u8>();
+        for expert in 0..experts {
+            for at in 0..rows.len() {
+                let piece = &self.raw()[first(expert) + at * row + skip..][..len];
+                let to;
+                (to, rest) = rest.split_at_mut(len);
+                to.copy_from_slice(piece);
+            }
+        }
+        Self {
+            dtype: self.dtype,
+            shape,
+            mapping: Arc::new(out.into()),
+            range: 0..total,
+        }
+    }
+
     /// Blocks without kernels, converted to `dtype` by `threads` threads; `None` if they are not as many bytes as the
     /// shape wants.
     ///
@@ -301,6 +358,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_cut_holds_its_rows_and_columns() {
+        let shape = Shape {
+            experts: 2,
+            rows: 3,
+            cols: 64,
+        };
+        let all: Vec<f32> = (0..2 * 3 * 64).map(|i| i as f32).collect();
+        let stack = mapped(&all, shape);
+        let part = stack.cut(1..3, 32..64);
+        let wanted = (0..2).flat_map(|expert| (1..3).map(move |row| (expert * 3 + row) * 64 + 32));
+        let wanted: Vec<f32> = wanted.flat_map(|at| all[at..at + 32].to_vec()).collect();
+        assert_eq!(values(&part), wanted);
+        let one = mapped(&all[..192], Shape::matrix(3, 64));
+        let rows = one.cut(1..2, 0..64);
+        assert_eq!(values(&rows), all[64..128]);
+        assert!(
+            Arc::ptr_eq(&rows.mapping, &one.mapping),
+            "rows are shared, not copied"
+        );
+        assert_eq!(one.cut(3..3, 0..64).bytes(), 0);
+        assert_eq!(values(&one.cut(0..3, 64..64)), []);
     }
 
     #[test]

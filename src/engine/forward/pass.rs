@@ -1,181 +1,18 @@
-//! The forward pass: tokens in, logits out.
-//!
-//! One pass takes any number of [`Chunk`]s, each the next tokens of a sequence of its own. Their rows are stacked, so
-//! that every weight is read once a pass, however many sequences there are; attention alone looks at each by itself.
-//! A prompt may be cut into chunks anywhere: the logits do not depend on where, beyond the order of additions.
+//! One pass over the layers.
 
-use std::num::NonZero;
+use std::ops::Range;
 
 use tokgate_kernels::{
-    AttentionSpec, Buffer, Experts, Job, MatMut, MatRef, MoeError, MoeSpec, Rope, RopeAngles,
-    RopeError, Routing, Runtime, Segment, Weights, add_bias, add_rms_norm, attention, matmul,
-    matmul_all, moe_ffn, rms_norm, rms_norm_in_place, rope, route, store_kv, swiglu,
+    AttentionSpec, Buffer, Experts, Job, MatMut, MatRef, MoeSpec, RopeAngles, Routing, Runtime,
+    Segment, Weights, add_bias, add_rms_norm, attention, matmul, matmul_all, moe_ffn, rms_norm,
+    rms_norm_in_place, rope, route, store_kv, swiglu,
 };
 
-use crate::engine::config::ModelConfig;
-use crate::engine::kv_cache::KvCache;
-use crate::engine::weights::{Ffn, LayerWeights, ModelWeights, Tensor};
-
-/// Why a pass did not run. Nothing was written to any cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForwardError {
-    /// A token that the model does not have.
-    #[error("token {token} is not in the vocabulary of {vocab}")]
-    Token {
-        /// The token.
-        token: u32,
-        /// Tokens of the model.
-        vocab: usize,
-    },
-    /// A cache is too small for the tokens.
-    #[error(
-        "{tokens} more tokens do not fit a context of {capacity} of which {len} are used; use a larger context"
-    )]
-    Context {
-        /// Tokens of the chunk.
-        tokens: usize,
-        /// Positions in use.
-        len: usize,
-        /// Positions of the cache.
-        capacity: usize,
-    },
-}
-
-/// Which rows of a chunk are to have logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitRows {
-    /// None: the chunk is not the prompt's last.
-    None,
-    /// The last token's.
-    Last,
-    /// Every token's.
-    All,
-}
-
-/// The next tokens of one sequence.
-#[derive(Debug)]
-pub struct Chunk<'a> {
-    /// Tokens; they take the positions from `cache.len()` on.
-    pub tokens: &'a [u32],
-    /// The sequence's keys and values so far.
-    pub cache: &'a mut KvCache,
-    /// Rows that are to have logits.
-    pub logits: LogitRows,
-}
-
-/// What passes did: the honest numerator of every rate.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Multiply–accumulates: Σ m·k·n over the matmuls that ran, and two per element of each visible (query, key) pair.
-    pub macs: u64,
-    /// Bytes of weights and of keys and values read, each counted once a pass; of experts, only those that were hit.
-    pub bytes: u64,
-    /// Tokens sent to each expert, `[layer][expert]`; empty for a dense model.
-    pub experts: Vec<u64>,
-}
-
-/// A model ready to run: its sizes, its weights, and what is derived from them.
-#[derive(Debug)]
-pub struct Model {
-    config: ModelConfig,
-    weights: ModelWeights,
-    rope: Rope,
-    attention: AttentionSpec,
-    /// `None` for a dense model.
-    moe: Option<MoeSpec>,
-}
-
-/// Why sizes and weights do not make a model.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum BuildError {
-    /// The rotary embedding's parameters make no sense.
-    #[error(transparent)]
-    Rope(#[from] RopeError),
-    /// The router's parameters make no sense.
-    #[error(transparent)]
-    Moe(#[from] MoeError),
-}
-
-impl Model {
-    /// Joins sizes and weights, which were checked against each other when they were loaded.
-    ///
-    /// # Errors
-    /// [`BuildError`] if the parameters of the rotary embedding or of the router make no sense.
-    pub fn new(config: ModelConfig, weights: ModelWeights) -> Result<Self, BuildError> {
-        let rope = Rope::new(&config.rope_spec(weights.rope_freqs.as_deref()))?;
-        let attention = AttentionSpec {
-            n_head: config.n_head,
-            n_kv_head: config.n_kv_head,
-            head_dim: config.head_dim,
-            scale: 1.0 / (config.head_dim as f32).sqrt(),
-            window: config.sliding_window.and_then(NonZero::new),
-        };
-        let (n_expert, used) = (config.n_expert, config.n_expert_used);
-        let moe = config
-            .is_moe()
-            .then(|| MoeSpec::new(n_expert, used, config.norm_topk_prob));
-        Ok(Self {
-            rope,
-            attention,
-            moe: moe.transpose()?,
-            config,
-            weights,
-        })
-    }
-
-    /// Sizes and parameters.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    /// Weights.
-    pub fn weights(&self) -> &ModelWeights {
-        &self.weights
-    }
-
-    /// Runs all chunks through the model.
-    ///
-    /// `logits` becomes `[rows, n_vocab]`, the rows in the chunks' order; `work` is added to.
-    ///
-    /// # Errors
-    /// [`ForwardError`] if a token or the room in a cache is off; then nothing ran.
-    pub fn forward(
-        &self,
-        rt: &Runtime,
-        chunks: &mut [Chunk<'_>],
-        logits: &mut Vec<f32>,
-        work: &mut Work,
-    ) -> Result<(), ForwardError> {
-        self.check(chunks)?;
-        logits.clear();
-        Pass::new(self, rt, chunks, work).run(chunks, logits);
-        for chunk in chunks {
-            chunk.cache.advance(chunk.tokens.len());
-        }
-        Ok(())
-    }
-
-    fn check(&self, chunks: &[Chunk<'_>]) -> Result<(), ForwardError> {
-        let vocab = self.config.n_vocab;
-        for chunk in chunks {
-            let (len, capacity) = (chunk.cache.len(), chunk.cache.capacity());
-            if chunk.tokens.len() > capacity - len {
-                return Err(ForwardError::Context {
-                    tokens: chunk.tokens.len(),
-                    len,
-                    capacity,
-                });
-            }
-            if let Some(&token) = chunk.tokens.iter().find(|token| **token as usize >= vocab) {
-                return Err(ForwardError::Token { token, vocab });
-            }
-        }
-        Ok(())
-    }
-}
+use super::{Apart, Chunk, Join, Joint, LogitRows, Model, Sublayer, Work};
+use crate::engine::weights::{Ffn, LayerWeights, Tensor};
 
 /// One pass: the operands that its steps share.
-struct Pass<'a> {
+pub(super) struct Pass<'a> {
     model: &'a Model,
     rt: &'a Runtime,
     work: &'a mut Work,
@@ -188,7 +25,12 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(model: &'a Model, rt: &'a Runtime, chunks: &[Chunk<'_>], work: &'a mut Work) -> Self {
+    pub(super) fn new(
+        model: &'a Model,
+        rt: &'a Runtime,
+        chunks: &[Chunk<'_>],
+        work: &'a mut Work,
+    ) -> Self {
         let mut rows = 0;
         let mut wanted = Vec::new();
         for chunk in chunks {
@@ -212,7 +54,12 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn run(&mut self, chunks: &mut [Chunk<'_>], logits: &mut Vec<f32>) {
+    pub(super) fn run(
+        &mut self,
+        chunks: &mut [Chunk<'_>],
+        logits: &mut Vec<f32>,
+        join: &mut dyn Join,
+    ) -> Result<(), Apart> {
         let Model {
             config,
             weights,
@@ -221,7 +68,7 @@ impl<'a> Pass<'a> {
             ..
         } = self.model;
         if self.rows == 0 {
-            return;
+            return Ok(());
         }
         let d = config.n_embd;
         let mut x = self.take(self.rows * d);
@@ -251,7 +98,7 @@ impl<'a> Pass<'a> {
             }
             let last = index + 1 == weights.layers.len();
             let Some(mut heads) = self.attend(chunks, index, layer, &angles, &normed, last) else {
-                return;
+                return Ok(());
             };
             if last {
                 // From here on only the rows whose logits are wanted matter.
@@ -261,6 +108,15 @@ impl<'a> Pass<'a> {
             }
             self.matmul(&heads, &layer.wo, &mut delta);
             drop(heads);
+            let sum = self.rows * d;
+            let mut join = |after, delta: &mut [f32]| {
+                let joint = Joint {
+                    layer: index,
+                    after,
+                };
+                join.sum(joint, &mut delta[..sum])
+            };
+            join(Sublayer::Attention, &mut delta)?;
             self.add_norm(&mut x, &delta, &layer.ffn_norm, &mut normed);
             match &layer.ffn {
                 Ffn::Dense { gate, up, down } => self.dense(gate, up, down, &normed, &mut delta),
@@ -279,10 +135,12 @@ impl<'a> Pass<'a> {
                     self.experts(spec, index, router, &experts, &normed, &mut delta);
                 }
             }
+            join(Sublayer::FeedForward, &mut delta)?;
         }
         self.add_norm(&mut x, &delta, &weights.output_norm, &mut normed);
-        logits.resize(self.rows * config.n_vocab, 0.0);
+        logits.resize(self.rows * weights.output.shape().rows, 0.0);
         self.matmul(&normed, &weights.output, logits);
+        Ok(())
     }
 }
 
@@ -383,7 +241,14 @@ impl<'a> Pass<'a> {
             );
         }
 
-        let spec = self.model.attention;
+        // To store, only the number and the size of the heads matter.
+        let whole = AttentionSpec {
+            n_head: config.n_head,
+            n_kv_head: config.n_kv_head,
+            head_dim,
+            scale: 1.0,
+            window: None,
+        };
         let mut at = 0;
         for chunk in &mut *chunks {
             let (tokens, start) = (chunk.tokens.len(), chunk.cache.len());
@@ -392,31 +257,33 @@ impl<'a> Pass<'a> {
                 view(&k[part.clone()], tokens, n_kv),
                 view(&v[part], tokens, n_kv),
             );
-            store_kv(self.rt, &spec, start, k, v, chunk.cache.layer_mut(index));
+            store_kv(self.rt, &whole, start, k, v, chunk.cache.layer_mut(index));
             at += tokens;
         }
         if last && self.wanted.is_empty() {
             return None;
         }
         let mut heads = self.take(rows * n_q);
-        let mut queries = &q[..];
-        let mut outputs = &mut heads[..];
-        let mut segments = Vec::with_capacity(chunks.len());
-        for chunk in &*chunks {
-            let (tokens, start) = (chunk.tokens.len(), chunk.cache.len());
-            let (q, out);
-            (q, queries) = queries.split_at(tokens * n_q);
-            (out, outputs) = outputs.split_at_mut(tokens * n_q);
-            segments.push(Segment {
-                q: view(q, tokens, n_q),
-                start,
-                kv: chunk.cache.layer(index),
-                out: view_mut(out, tokens, n_q),
-            });
-            self.tally_attention(&spec, chunk, start);
+        for run in &self.model.runs {
+            let columns = run.heads.start * head_dim..run.heads.end * head_dim;
+            let mut queries = &q[..];
+            let mut outputs = &mut heads[..];
+            let mut segments = Vec::with_capacity(chunks.len());
+            for chunk in &*chunks {
+                let (tokens, start) = (chunk.tokens.len(), chunk.cache.len());
+                let (q, out);
+                (q, queries) = queries.split_at(tokens * n_q);
+                (out, outputs) = outputs.split_at_mut(tokens * n_q);
+                segments.push(Segment {
+                    q: columns_of(q, tokens, &columns, n_q),
+                    start,
+                    kv: chunk.cache.layer(index, run.kv_heads.clone()),
+                    out: columns_of_mut(out, tokens, &columns, n_q),
+                });
+                self.tally_attention(&run.spec, chunk, start);
+            }
+            attention(self.rt, &run.spec, &mut segments);
         }
-        attention(self.rt, &spec, &mut segments);
-        drop(segments);
         Some(heads)
     }
 
@@ -518,6 +385,29 @@ fn view(data: &[f32], rows: usize, cols: usize) -> MatRef<'_, f32> {
 
 fn view_mut(data: &mut [f32], rows: usize, cols: usize) -> MatMut<'_, f32> {
     MatMut::new(data, rows, cols).expect("the buffer was made for it")
+}
+
+/// Some columns of a matrix of `rows × stride`.
+fn columns_of<'a>(
+    data: &'a [f32],
+    rows: usize,
+    columns: &Range<usize>,
+    stride: usize,
+) -> MatRef<'a, f32> {
+    // Without rows there is nothing from where columns could start.
+    let data = data.get(columns.start..).unwrap_or_default();
+    MatRef::with_stride(data, rows, columns.len(), stride).expect("the buffer was made for it")
+}
+
+/// See [`columns_of`].
+fn columns_of_mut<'a>(
+    data: &'a mut [f32],
+    rows: usize,
+    columns: &Range<usize>,
+    stride: usize,
+) -> MatMut<'a, f32> {
+    let data = data.get_mut(columns.start..).unwrap_or_default();
+    MatMut::with_stride(data, rows, columns.len(), stride).expect("the buffer was made for it")
 }
 
 /// Moves the `wanted` rows, ascending, to the front.
