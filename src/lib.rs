@@ -12,6 +12,7 @@
 #[cfg(feature = "candle")]
 pub mod candle;
 pub mod cli;
+pub mod cluster;
 pub mod cmd;
 pub mod engine;
 pub mod generation;

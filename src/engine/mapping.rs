@@ -136,6 +136,16 @@ impl Buffer {
         }
     }
 
+    /// How many bytes there are.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The bytes as elements.
     ///
     /// # Panics

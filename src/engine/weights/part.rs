@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use tokgate_kernels::{AttentionSpec, q8_0};
+use tokgate_kernels::{AttentionSpec, DType, q8_0};
 
 use super::{Ffn, LayerWeights, ModelWeights, Tensor};
 use crate::engine::config::ModelConfig;
@@ -113,10 +113,23 @@ pub fn inner(config: &ModelConfig) -> usize {
     }
 }
 
-/// Columns at which any matrix may be cut: whole blocks.
-pub const COLUMN_UNIT: usize = q8_0::BLOCK_LEN;
+/// Columns that go together in a matrix of Q8_0.
+pub const BLOCKS: usize = q8_0::BLOCK_LEN;
+
+/// Columns that go together in any other matrix: what kernels take at a time.
+pub const FLOATS: usize = 16;
 
 impl ModelWeights {
+    /// Multiples of so many columns are where the model's matrices may be cut.
+    pub fn column_unit(&self) -> usize {
+        let blocks = |tensor: &Tensor| tensor.dtype() == DType::Q8_0;
+        let in_blocks = self.layers.iter().any(|layer| {
+            let (Ffn::Dense { down, .. } | Ffn::Moe { down, .. }) = &layer.ffn;
+            blocks(&layer.wo) || blocks(down)
+        });
+        if in_blocks { BLOCKS } else { FLOATS }
+    }
+
     /// The weights of `part`, where `config` has the whole model's sizes.
     ///
     /// # Panics

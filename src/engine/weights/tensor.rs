@@ -381,7 +381,7 @@ mod tests {
             "rows are shared, not copied"
         );
         assert_eq!(one.cut(3..3, 0..64).bytes(), 0);
-        assert_eq!(values(&one.cut(0..3, 64..64)), []);
+        assert_eq!(one.cut(0..3, 64..64).bytes(), 0);
     }
 
     #[test]

@@ -1,0 +1,258 @@
+//! What exchanges cost on a network, and so how fast a model runs on n machines; pure.
+//!
+//! MODEL. A message of B bytes arrives `latency + B / bandwidth` after it was sent; those that a rank sends in one round
+//! share its link, and their latencies pass together. A token costs
+//!
+//! ```text
+//! compute   = GMAC of a token / Σ GMAC/s of the machines · imbalance of the plan
+//! exchanges = 2 · layers · sum(n_embd · 4 bytes) + broadcast(4 bytes) + gather(8 · candidates bytes)
+//! token     = compute + exchanges
+//! ```
+//!
+//! Left out: attention's own growth with the context, and norms and embedding, which every rank does by itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Macs, Plan, PlanError};
+use crate::engine::config::ModelConfig;
+use crate::engine::weights::part::Part;
+
+/// Bytes of the candidate for a token that a rank sends home: id and logit.
+pub const CANDIDATE_BYTES: usize = 8;
+
+/// A network between machines, all alike.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// From the start of sending a short message to its arrival.
+    pub latency_us: f64,
+    /// Gigabits a second of each machine's link, each way.
+    pub gbit_s: f64,
+}
+
+impl Network {
+    /// Gigabit Ethernet through a switch: assumed until it was measured.
+    pub const ETHERNET: Self = Self::new(160.0, 1.0);
+
+    /// A network of this latency and bandwidth.
+    pub const fn new(latency_us: f64, gbit_s: f64) -> Self {
+        Self { latency_us, gbit_s }
+    }
+
+    /// The line through two measured times of messages, both one way.
+    pub fn through(short: (usize, f64), long: (usize, f64)) -> Self {
+        let bytes = (long.0 - short.0) as f64;
+        // Noise can make the long one faster: then its bytes cost nothing that can be seen.
+        let us = (long.1 - short.1).max(1e-3);
+        let gbit_s = bytes * 8e-3 / us;
+        Self::new((short.1 - short.0 as f64 * 8e-3 / gbit_s).max(0.0), gbit_s)
+    }
+
+    /// Microseconds that a round takes in which each rank sends `bytes`.
+    pub fn round_us(self, bytes: f64) -> f64 {
+        self.latency_us + bytes * 8e-3 / self.gbit_s
+    }
+
+    /// Whether a sum of `bytes` is faster if everyone sends all of it to everyone, see [`super::exchange`].
+    pub fn is_direct(self, ranks: usize, bytes: usize) -> bool {
+        ranks <= 2 || self.direct_us(ranks, bytes) <= self.scattered_us(ranks, bytes)
+    }
+
+    fn direct_us(self, ranks: usize, bytes: usize) -> f64 {
+        self.round_us((ranks - 1) as f64 * bytes as f64)
+    }
+
+    fn scattered_us(self, ranks: usize, bytes: usize) -> f64 {
+        2.0 * self.round_us((ranks - 1) as f64 / ranks as f64 * bytes as f64)
+    }
+
+    /// Microseconds of a sum of `bytes` over `ranks`.
+    pub fn sum_us(self, ranks: usize, bytes: usize) -> f64 {
+        match ranks {
+            0 | 1 => 0.0,
+            _ if self.is_direct(ranks, bytes) => self.direct_us(ranks, bytes),
+            _ => self.scattered_us(ranks, bytes),
+        }
+    }
+
+    /// Microseconds in which one rank sends `bytes` to all others, or they to it.
+    pub fn star_us(self, ranks: usize, bytes: usize) -> f64 {
+        match ranks {
+            0 | 1 => 0.0,
+            _ => self.round_us((ranks - 1) as f64 * bytes as f64),
+        }
+    }
+
+    /// Microseconds of a token's exchanges, with `candidates` for the next token from each rank.
+    pub fn token_us(self, config: &ModelConfig, ranks: usize, candidates: usize) -> f64 {
+        let sums = 2.0 * config.n_layer as f64;
+        sums * self.sum_us(ranks, config.n_embd * size_of::<f32>())
+            + self.star_us(ranks, size_of::<u32>())
+            + self.star_us(ranks, candidates * CANDIDATE_BYTES)
+    }
+}
+
+/// Exchanges of a token: two a layer, one to tell the token and one to learn of candidates.
+pub const fn exchanges(config: &ModelConfig) -> usize {
+    2 * config.n_layer + 2
+}
+
+/// A token's time, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Token {
+    /// Milliseconds of arithmetic.
+    pub compute_ms: f64,
+    /// Milliseconds of exchanges.
+    pub exchange_ms: f64,
+}
+
+impl Token {
+    /// A token that takes `compute_ms`, and `exchanges` of `exchange_ms` each.
+    pub fn new(compute_ms: f64, exchanges: f64, exchange_ms: f64) -> Self {
+        Self {
+            compute_ms,
+            exchange_ms: exchanges * exchange_ms,
+        }
+    }
+
+    /// Tokens a second.
+    pub fn per_second(self) -> f64 {
+        1e3 / (self.compute_ms + self.exchange_ms)
+    }
+
+    /// The share of the time that is arithmetic: measured over theoretical tokens a second.
+    pub fn efficiency(self) -> f64 {
+        self.compute_ms / (self.compute_ms + self.exchange_ms)
+    }
+}
+
+/// What a number of machines is expected to do.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// How many.
+    pub machines: usize,
+    /// A token's time.
+    pub token: Token,
+    /// Tokens a second.
+    pub tokens_per_second: f64,
+    /// Times as fast as one machine.
+    pub speedup: f64,
+    /// Tokens a second over those of so many machines without any exchange and divided evenly.
+    pub efficiency: f64,
+}
+
+/// What machines with these rates would do with a model; `unit` as in [`Plan::new`].
+///
+/// # Errors
+/// [`PlanError`] if a rate is not a positive number.
+pub fn predict(
+    config: &ModelConfig,
+    unit: usize,
+    gmacs: &[f64],
+    network: Network,
+    candidates: usize,
+) -> Result<Prediction, PlanError> {
+    let plan = Plan::new(config, unit, gmacs)?;
+    let macs = Macs::of(config, &Part::whole(config)).total() as f64;
+    let ideal_ms = macs / 1e6 / gmacs.iter().sum::<f64>();
+    let token = Token {
+        compute_ms: ideal_ms * plan.imbalance(config),
+        exchange_ms: network.token_us(config, gmacs.len(), candidates) / 1e3,
+    };
+    let alone_ms = macs / 1e6 / gmacs[0];
+    Ok(Prediction {
+        machines: gmacs.len(),
+        token,
+        tokens_per_second: token.per_second(),
+        speedup: alone_ms * token.per_second() / 1e3,
+        efficiency: ideal_ms * token.per_second() / 1e3,
+    })
+}
+
+/// Numbers of machines in a table: all small ones, then fewer.
+pub const MACHINES: [usize; 14] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64];
+
+/// The table to 64 machines like one of `gmacs`.
+///
+/// # Errors
+/// See [`predict`].
+pub fn table(
+    config: &ModelConfig,
+    unit: usize,
+    gmacs: f64,
+    network: Network,
+    candidates: usize,
+) -> Result<Vec<Prediction>, PlanError> {
+    let rows = MACHINES.iter();
+    rows.map(|machines| predict(config, unit, &vec![gmacs; *machines], network, candidates))
+        .collect()
+}
+
+/// The row from which on more machines make it slower: the fastest one.
+pub fn fastest(table: &[Prediction]) -> Option<&Prediction> {
+    let rate = |row: &&Prediction| row.tokens_per_second;
+    table.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::synth::Preset;
+
+    /// Two laptops of 24.3 and 24.1 GMAC/s run Llama 2 7B over a farm of matmul workers: 3.1 tok/s alone, 224 exchanges a
+    /// token which cost 511 µs each before the run and 496 after it; measured are 3.84 tok/s, 62 % of the theoretical
+    /// 6.17, and 3.93 in the log.
+    #[test]
+    fn two_laptops_get_what_was_measured_on_them() {
+        let theoretical = 3.1 * (24.3 + 24.1) / 24.3;
+        assert!((theoretical - 6.17_f64).abs() < 0.01);
+        let exchange_ms = (0.511_345 + 0.495_679) / 2.0;
+        let seven = Token::new(1e3 / theoretical, 7.0 * 32.0, exchange_ms);
+        assert!((seven.per_second() / 3.84 - 1.0).abs() < 0.06, "{seven:?}");
+        assert!((seven.efficiency() - 0.62).abs() < 0.03, "{seven:?}");
+        let two = Token::new(1e3 / theoretical, 2.0 * 32.0, exchange_ms);
+        assert!((two.efficiency() - 0.83).abs() < 0.01, "{two:?}");
+    }
+
+    #[test]
+    fn a_sum_takes_the_faster_way() {
+        let network = Network::new(100.0, 1.0);
+        // 16 KiB are 131 µs a message.
+        assert!(network.is_direct(2, 16 << 10) && network.is_direct(2, 1 << 30));
+        assert!(network.is_direct(3, 16 << 10));
+        assert!(!network.is_direct(8, 16 << 10));
+        assert!((network.sum_us(2, 16 << 10) - 231.072).abs() < 1e-9);
+        assert_eq!(network.sum_us(1, 16 << 10), 0.0);
+        let scattered = 2.0 * (100.0 + 131.072 * 7.0 / 8.0);
+        assert!((network.sum_us(8, 16 << 10) - scattered).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_network_is_found_from_two_messages() {
+        let wanted = Network::new(50.0, 2.5);
+        let at = |bytes: usize| (bytes, wanted.round_us(bytes as f64));
+        let found = Network::through(at(64), at(1 << 20));
+        assert!((found.latency_us - 50.0).abs() < 1e-9 && (found.gbit_s - 2.5).abs() < 1e-9);
+        let noise = Network::through((64, 5.0), (4096, 4.0));
+        assert!(noise.gbit_s > 0.0 && noise.gbit_s.is_finite());
+    }
+
+    #[test]
+    fn more_machines_pay_until_they_do_not() {
+        let config = Preset::Llama2_7b.config();
+        let slow = table(&config, 32, 24.3, Network::new(160.0, 1.0), 40).unwrap();
+        assert_eq!(slow[0].machines, 1);
+        assert!((slow[0].efficiency - 1.0).abs() < 1e-9);
+        assert!(
+            (slow[0].tokens_per_second - 3.67).abs() < 0.05,
+            "{:?}",
+            slow[0]
+        );
+        let best = fastest(&slow).unwrap();
+        assert!((4..=32).contains(&best.machines), "{best:?}");
+        let fast = table(&config, 32, 24.3, Network::new(5.0, 100.0), 40).unwrap();
+        assert!(fastest(&fast).unwrap().machines > best.machines);
+        for row in slow.iter().chain(&fast) {
+            assert!(row.efficiency <= 1.0 + 1e-9 && row.speedup > 0.0);
+        }
+    }
+}

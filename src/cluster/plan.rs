@@ -1,0 +1,269 @@
+//! Who computes what: shares of a model by the speeds of ranks; pure.
+//!
+//! A layer has stretches between two exchanges, each of which takes as long as its slowest rank: attention, and the
+//! feed-forward. So each is divided by itself. What one cannot be divided evenly in (heads are few), another cannot make
+//! good.
+//!
+//! DIVISION. Units go one by one to the rank that would be done with it first, `(units + 1) / speed` being least: that
+//! makes the largest `units / speed` as small as can be (it is D'Hondt's method for seats in a parliament).
+
+use std::ops::Range;
+
+use crate::engine::config::ModelConfig;
+use crate::engine::weights::part::{Part, inner};
+
+/// Tokens of the vocabulary in a unit: enough for a kernel's panel of rows.
+const VOCABULARY_UNIT: usize = 32;
+
+/// What each rank has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Shares that were asked for, adding up to one.
+    pub shares: Vec<f64>,
+    /// Parts, by rank.
+    pub parts: Vec<Part>,
+}
+
+/// Why a model cannot be divided so.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// Nobody, or one of the shares makes no sense.
+    #[error("shares must be positive numbers, one a rank, such as 50,50: found {0:?}")]
+    Shares(Vec<f64>),
+}
+
+impl Plan {
+    /// Divides a model by `weights`, one a rank: speeds, or shares in any unit. Columns are cut at multiples of `unit`, see
+    /// [`ModelWeights::column_unit`](crate::engine::weights::ModelWeights::column_unit).
+    ///
+    /// # Errors
+    /// [`PlanError`] if a weight is not a positive number.
+    pub fn new(config: &ModelConfig, unit: usize, weights: &[f64]) -> Result<Self, PlanError> {
+        let sum: f64 = weights.iter().sum();
+        if weights.is_empty() || !sum.is_finite() || weights.iter().any(|w| !(*w > 0.0)) {
+            return Err(PlanError::Shares(weights.to_vec()));
+        }
+        let heads = divide_heads(config, unit, weights);
+        let ff = divide(inner(config), unit, weights);
+        let vocab = divide(config.n_vocab, VOCABULARY_UNIT, weights);
+        let parts = heads.into_iter().zip(ff).zip(vocab);
+        Ok(Self {
+            shares: weights.iter().map(|weight| weight / sum).collect(),
+            parts: parts
+                .map(|((heads, ff), vocab)| Part { heads, ff, vocab })
+                .collect(),
+        })
+    }
+
+    /// Ranks that have nothing to do in some stretch.
+    pub fn idle(&self) -> Vec<usize> {
+        let ranks = 0..self.parts.len();
+        ranks
+            .filter(|rank| {
+                let part = &self.parts[*rank];
+                part.heads.is_empty() || part.ff.is_empty()
+            })
+            .collect()
+    }
+
+    /// How long a token's products take in all, in units of what one rank with the whole model and all the speed takes:
+    /// 1 where everything is divided as asked, more where units are too coarse or something is done by every rank.
+    pub fn imbalance(&self, config: &ModelConfig) -> f64 {
+        let whole = Macs::of(config, &Part::whole(config)).total() as f64;
+        let macs: Vec<Macs> = self.parts.iter().map(|p| Macs::of(config, p)).collect();
+        let slowest = |stretch: fn(&Macs) -> u64| {
+            let times = macs.iter().zip(&self.shares);
+            times
+                .map(|(macs, share)| stretch(macs) as f64 / share)
+                .fold(0.0, f64::max)
+        };
+        let all = slowest(|m| m.attention) + slowest(|m| m.feed_forward) + slowest(|m| m.head);
+        all / whole
+    }
+}
+
+/// Multiply–accumulates of one token in a part's matrices, over all layers; attention's own, which grow with the
+/// context, are left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Macs {
+    /// q, k, v and the output of attention.
+    pub attention: u64,
+    /// Feed-forwards; of experts, those that serve a token, and the router.
+    pub feed_forward: u64,
+    /// The output head.
+    pub head: u64,
+}
+
+impl Macs {
+    /// Of a part.
+    pub fn of(config: &ModelConfig, part: &Part) -> Self {
+        let product = |factors: &[usize]| factors.iter().map(|f| *f as u64).product::<u64>();
+        let (layers, d) = (config.n_layer, config.n_embd);
+        let feed_forward = product(&[3, part.ff.len(), d]);
+        Self {
+            attention: product(&[layers]) * attention(config, part) as u64,
+            feed_forward: product(&[layers])
+                * match config.is_moe() {
+                    true => {
+                        let router = product(&[config.n_expert, d]);
+                        config.n_expert_used as u64 * feed_forward + router
+                    }
+                    false => feed_forward,
+                },
+            head: product(&[part.vocab.len(), d]),
+        }
+    }
+
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.attention + self.feed_forward + self.head
+    }
+}
+
+/// Multiply–accumulates of a token in the matrices of one layer's attention.
+fn attention(config: &ModelConfig, part: &Part) -> usize {
+    let heads = 2 * part.heads.len() + 2 * part.kv_heads(config).len();
+    heads * config.head_dim * config.n_embd
+}
+
+/// Divides heads so that the slowest rank is done soonest: in whole groups, or in pieces of groups, whose keys and values
+/// several ranks then compute.
+fn divide_heads(config: &ModelConfig, unit: usize, weights: &[f64]) -> Vec<Range<usize>> {
+    // Columns of the output matrix come in blocks, which must not be cut.
+    let whole_blocks = |heads: usize| (heads * config.head_dim).is_multiple_of(unit);
+    let units = (1..=config.n_head).filter(|unit| config.n_head.is_multiple_of(*unit));
+    let slowest = |heads: &[Range<usize>]| {
+        let times = heads.iter().zip(weights).map(|(heads, weight)| {
+            let part = Part {
+                heads: heads.clone(),
+                ..Part::whole(config)
+            };
+            attention(config, &part) as f64 / weight
+        });
+        times.fold(0.0, f64::max)
+    };
+    units
+        .filter(|unit| whole_blocks(*unit))
+        .map(|unit| divide(config.n_head, unit, weights))
+        .min_by(|a, b| slowest(a).total_cmp(&slowest(b)))
+        // Not even all heads together are whole blocks: the matrices hold no blocks then.
+        .unwrap_or_else(|| divide(config.n_head, 1, weights))
+}
+
+/// Divides `total` in pieces of `unit`, the last of which may be shorter; some ranks may get none.
+fn divide(total: usize, unit: usize, weights: &[f64]) -> Vec<Range<usize>> {
+    let mut units = vec![0_usize; weights.len()];
+    for _ in 0..total.div_ceil(unit) {
+        let done = |rank: usize| (units[rank] + 1) as f64 / weights[rank];
+        let first = (0..weights.len()).min_by(|a, b| done(*a).total_cmp(&done(*b)));
+        units[first.unwrap_or(0)] += 1;
+    }
+    let mut at = 0;
+    let ends = units.into_iter().map(|units| {
+        let start = at;
+        at = total.min(at + units * unit);
+        start..at
+    });
+    ends.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::synth::Preset;
+    use crate::engine::weights::part::BLOCKS;
+
+    fn plan(preset: Preset, weights: &[f64]) -> (ModelConfig, Plan) {
+        let config = preset.config();
+        let plan = Plan::new(&config, BLOCKS, weights).unwrap();
+        (config, plan)
+    }
+
+    /// The ranges follow each other and make up the whole.
+    fn makes_up(ranges: impl Iterator<Item = Range<usize>>, total: usize, unit: usize) {
+        let mut at = 0;
+        for range in ranges {
+            assert_eq!(range.start, at);
+            assert!(
+                range.end.is_multiple_of(unit) || range.end == total,
+                "{range:?}"
+            );
+            at = range.end;
+        }
+        assert_eq!(at, total);
+    }
+
+    #[test]
+    fn parts_make_up_the_model_in_whole_blocks() {
+        for preset in Preset::ALL {
+            for ranks in 1..=9 {
+                for weights in [vec![1.0; ranks], (1..=ranks).map(|r| r as f64).collect()] {
+                    let (config, plan) = plan(preset, &weights);
+                    let parts = plan.parts.iter();
+                    let blocks = BLOCKS.div_ceil(config.head_dim);
+                    makes_up(
+                        parts.clone().map(|p| p.heads.clone()),
+                        config.n_head,
+                        blocks,
+                    );
+                    makes_up(parts.clone().map(|p| p.ff.clone()), inner(&config), 32);
+                    makes_up(parts.clone().map(|p| p.vocab.clone()), config.n_vocab, 32);
+                    assert!((plan.shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+                    let macs = parts
+                        .map(|part| Macs::of(&config, part).total())
+                        .sum::<u64>();
+                    assert!(macs >= Macs::of(&config, &Part::whole(&config)).total());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn even_ranks_get_even_parts_and_shares_are_met_to_a_unit() {
+        let (config, even) = plan(Preset::Llama2_7b, &[50.0, 50.0]);
+        assert_eq!(even.parts[1].heads, 16..32);
+        assert_eq!(even.parts[1].ff, 5504..11_008);
+        assert_eq!(even.imbalance(&config), 1.0);
+        let (_, uneven) = plan(Preset::Llama2_7b, &[24.3, 24.1, 5.6]);
+        for (part, share) in uneven.parts.iter().zip(&uneven.shares) {
+            let units = part.ff.len() as f64 / 32.0;
+            assert!((units - 344.0 * share).abs() < 1.0, "{units} {share}");
+        }
+    }
+
+    #[test]
+    fn with_more_ranks_than_kv_heads_several_ranks_have_the_same_kv_head() {
+        let (config, plan) = plan(Preset::Qwen3_30bA3b, &[1.0; 8]);
+        let kv = plan.parts.iter().map(|part| part.kv_heads(&config));
+        let wanted = [0..1, 0..1, 1..2, 1..2, 2..3, 2..3, 3..4, 3..4];
+        assert_eq!(kv.collect::<Vec<_>>(), wanted);
+        assert!(plan.idle().is_empty());
+    }
+
+    #[test]
+    fn a_group_is_cut_only_where_that_is_faster() {
+        // 8 KV heads for 2 ranks: whole groups.
+        let (config, two) = plan(Preset::Qwen3_4b, &[1.0, 1.0]);
+        assert_eq!(two.parts[0].kv_heads(&config), 0..4);
+        // 4 groups of 8 for 3 ranks: whole groups would leave one rank with half of all.
+        let (config, three) = plan(Preset::Qwen3_30bA3b, &[1.0; 3]);
+        assert!(three.parts.iter().all(|part| part.heads.len() <= 12));
+        assert!(three.imbalance(&config) < 1.15);
+    }
+
+    #[test]
+    fn ranks_beyond_the_heads_have_none() {
+        let (_, plan) = plan(Preset::TinyDense, &[1.0; 6]);
+        let heads: Vec<usize> = plan.parts.iter().map(|p| p.heads.len()).collect();
+        assert_eq!(heads, [1, 1, 1, 1, 0, 0]);
+        assert_eq!(plan.idle(), [4, 5]);
+    }
+
+    #[test]
+    fn shares_that_make_no_sense_are_refused() {
+        let config = Preset::TinyDense.config();
+        for weights in [&[][..], &[1.0, 0.0], &[-1.0, 2.0], &[f64::NAN, 1.0]] {
+            assert!(Plan::new(&config, BLOCKS, weights).is_err(), "{weights:?}");
+        }
+    }
+}
