@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod bisect;
+mod cluster;
 mod comment;
 mod gate;
 mod load;
@@ -25,6 +26,10 @@ use bench::llama_bench_spellings;
 pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
 pub use bench::{BenchArgs, BenchFormat, FlashAttn};
 pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
+pub use cluster::{
+    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, MemberArgs,
+    Shares,
+};
 pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use load::{LoadArgs, LoadBackend, LoadDataset};
@@ -78,6 +83,8 @@ pub enum Command {
     Perplexity(PerplexityArgs),
     /// Measure prompt processing and generation, as llama-bench does and in its formats.
     Bench(BenchArgs),
+    /// Run one model on several machines: tensor parallel over MPI.
+    Cluster(ClusterArgs),
     /// Tell what the machine is, and measure what it can do at most.
     Probe(ProbeArgs),
     /// Time a running server's answers to six fixed prompts.

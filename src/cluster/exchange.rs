@@ -165,12 +165,12 @@ impl<'w> Exchange<'w> {
         let mut entry = self.enter(purpose, 0);
         if rank == 0 {
             let sends: Vec<(usize, &[u8])> = (1..ranks).map(|to| (to, &*data)).collect();
-            self.wire.swap(&sends, &mut [])?;
+            self.carry(&sends, &mut [])?;
             entry.sent = (data.len() * (ranks - 1)) as u64;
         } else {
-            self.wire.swap(&[], &mut [(0, data)])?;
+            self.carry(&[], &mut [(0, data)])?;
         }
-        self.round(&mut entry);
+        entry.rounds = 1;
         self.leave(entry);
         Ok(())
     }
@@ -231,28 +231,49 @@ impl<'w> Exchange<'w> {
             let others = all.iter_mut().enumerate().skip(1);
             let mut receives: Vec<(usize, &mut [u8])> =
                 others.map(|(from, data)| (from, &mut data[..])).collect();
-            self.wire.swap(&[], &mut receives)?;
+            self.carry(&[], &mut receives)?;
         } else {
-            self.wire.swap(&[(0, data)], &mut [])?;
+            self.carry(&[(0, data)], &mut [])?;
             entry.sent = data.len() as u64;
         }
-        self.round(&mut entry);
+        entry.rounds = 1;
         self.leave(entry);
         Ok(all)
     }
 
-    /// Sends to `to` and waits for as many bytes back, or answers so.
+    /// Round trips of `bytes` each way between rank 0 and `other`, which both call it: the median in microseconds, and,
+    /// on rank 0, what the other's clock shows more, in nanoseconds, by the fastest of them.
     ///
     /// # Errors
     /// [`Lost`].
-    pub fn ping(&mut self, other: usize, data: &mut [u8]) -> Result<(), Lost> {
-        if self.rank() == 0 {
-            self.wire.swap(&[(other, data)], &mut [])?;
-            self.wire.swap(&[], &mut [(other, data)])
-        } else {
-            self.wire.swap(&[], &mut [(0, data)])?;
-            self.wire.swap(&[(0, data)], &mut [])
+    pub fn round_trip(
+        &mut self,
+        other: usize,
+        bytes: usize,
+        tries: usize,
+    ) -> Result<(f64, i64), Lost> {
+        let mut data = vec![0; bytes.max(size_of::<u64>())];
+        let mut times = Vec::with_capacity(tries);
+        let mut fastest = (u64::MAX, 0);
+        for _ in 0..tries.max(1) {
+            let start = self.now();
+            if self.rank() == 0 {
+                self.carry(&[(other, &data)], &mut [])?;
+                self.carry(&[], &mut [(other, &mut data)])?;
+            } else {
+                self.carry(&[], &mut [(0, &mut data)])?;
+                data[..8].copy_from_slice(&self.now().to_le_bytes());
+                self.carry(&[(0, &data)], &mut [])?;
+            }
+            let end = self.now();
+            times.push((end - start) as f64 / 1e3);
+            if end - start < fastest.0 {
+                let theirs = u64::from_le_bytes(*data.first_chunk().unwrap_or(&[0; 8]));
+                fastest = (end - start, theirs as i64 - start.midpoint(end) as i64);
+            }
         }
+        times.sort_by(f64::total_cmp);
+        Ok((times[times.len() / 2], fastest.1))
     }
 
     /// Sends each other rank its range of `part`, and receives the others' `own` range into the inbox.
@@ -272,7 +293,8 @@ impl<'w> Exchange<'w> {
         let len = own.len() * size_of::<f32>();
         let mut receives = inboxes(&mut self.inbox, rank, |_| len);
         self.wire.swap(&sends, &mut receives)?;
-        self.round(entry);
+        late(self.inject, &receives);
+        entry.rounds += 1;
         Ok(())
     }
 
@@ -293,7 +315,8 @@ impl<'w> Exchange<'w> {
             pieces[from].len() * size_of::<f32>()
         });
         self.wire.swap(&sends, &mut receives)?;
-        self.round(entry);
+        late(self.inject, &receives);
+        entry.rounds += 1;
         let started = self.now();
         for (from, inbox) in self.inbox.iter_mut().enumerate() {
             if from != rank {
@@ -348,13 +371,23 @@ impl<'w> Exchange<'w> {
         }
     }
 
-    /// Counts a round, and makes it last longer if that was asked for; a sleep would not be exact enough.
-    fn round(&self, entry: &mut Entry) {
-        entry.rounds += 1;
-        let started = Instant::now();
-        while started.elapsed() < self.inject {
-            std::thread::yield_now();
-        }
+    /// One round of messages; what comes in comes later if that was asked for. A sleep would not be exact enough.
+    fn carry(
+        &mut self,
+        sends: &[(usize, &[u8])],
+        receives: &mut [(usize, &mut [u8])],
+    ) -> Result<(), Lost> {
+        self.wire.swap(sends, receives)?;
+        late(self.inject, receives);
+        Ok(())
+    }
+}
+
+/// Waits, if anything was received.
+fn late(inject: Duration, receives: &[(usize, &mut [u8])]) {
+    let started = Instant::now();
+    while !receives.is_empty() && started.elapsed() < inject {
+        std::thread::yield_now();
     }
 }
 

@@ -109,6 +109,14 @@ impl<'m, 'w> Member<'m, 'w> {
         for (token, bytes) in tokens.iter_mut().zip(bytes.as_chunks().0) {
             *token = u32::from_le_bytes(*bytes);
         }
+        self.local_pass(tokens, rows)
+    }
+
+    /// [`Member::pass`] of tokens that all ranks know already.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn local_pass(&mut self, tokens: &[u32], rows: LogitRows) -> Result<(), MemberError> {
         self.rows = match rows {
             LogitRows::None => 0,
             LogitRows::Last => tokens.len().min(1),

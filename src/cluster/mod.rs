@@ -28,8 +28,15 @@
 //! FAILURE. Whoever waits longer than [`wire::PATIENCE`] for a rank that shows no sign of life ends the job, saying
 //! which.
 
+pub mod agree;
+pub mod bench;
 pub mod exchange;
+pub mod generate;
 pub mod member;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 pub mod network;
 pub mod plan;
+pub mod report;
+pub mod timing;
 pub mod wire;

@@ -40,7 +40,8 @@ impl Plan {
     /// [`PlanError`] if a weight is not a positive number.
     pub fn new(config: &ModelConfig, unit: usize, weights: &[f64]) -> Result<Self, PlanError> {
         let sum: f64 = weights.iter().sum();
-        if weights.is_empty() || !sum.is_finite() || weights.iter().any(|w| !(*w > 0.0)) {
+        if weights.is_empty() || !sum.is_finite() || weights.iter().any(|w| w.is_nan() || *w <= 0.0)
+        {
             return Err(PlanError::Shares(weights.to_vec()));
         }
         let heads = divide_heads(config, unit, weights);
@@ -64,6 +65,16 @@ impl Plan {
                 part.heads.is_empty() || part.ff.is_empty()
             })
             .collect()
+    }
+
+    /// What the ranks do in a second where each does its share, and none does more than its speed allows: as much as the
+    /// one lets through that is the slowest for its share.
+    pub fn shares_of(&self, speeds: &[f64]) -> Vec<f64> {
+        let pairs = self.shares.iter().zip(speeds);
+        let all = pairs
+            .map(|(share, speed)| speed / share)
+            .fold(f64::INFINITY, f64::min);
+        self.shares.iter().map(|share| share * all).collect()
     }
 
     /// How long a token's products take in all, in units of what one rank with the whole model and all the speed takes:

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a rank is waited for that shows no sign of life.
-pub const PATIENCE: Duration = Duration::from_secs(8);
+pub const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Why an exchange did not come about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,6 +4,7 @@ mod bench;
 mod bisect;
 mod bisect_step;
 mod calibrate;
+mod cluster;
 mod comment;
 mod compare;
 #[cfg(feature = "serve")]
@@ -74,6 +75,7 @@ impl From<Outcome> for ExitCode {
 pub fn run(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Bench(args) => bench::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Logits(args) => logits::run(&args),

@@ -3,6 +3,7 @@
 //! Names of benches come from anywhere, so every writer makes them harmless for its medium.
 
 pub mod bisection;
+pub mod cluster;
 pub mod experts;
 pub mod export;
 pub mod figures;

@@ -179,6 +179,18 @@ impl ModelWeights {
         size
     }
 
+    /// Bytes of matrices that are not the file's own but copies: converted, or cut.
+    pub fn copied_bytes(&self) -> u64 {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let (Ffn::Dense { gate, up, down } | Ffn::Moe { gate, up, down, .. }) = &layer.ffn;
+            [&layer.wq, &layer.wk, &layer.wv, &layer.wo, gate, up, down]
+        });
+        let all = layers.chain([&self.token_embd]);
+        let all = all.chain((!self.tied).then_some(&self.output));
+        let copies = all.filter(|tensor| !tensor.is_mapped());
+        copies.map(Tensor::bytes).sum()
+    }
+
     fn visit(&self, mut see: impl FnMut(Component, Size)) {
         see(Component::Embedding, tensor_size(&self.token_embd));
         if !self.tied {

@@ -1,0 +1,221 @@
+//! Arguments of `tokgate cluster`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{KvType, ModelArgs, RuntimeArgs, positive};
+use crate::cluster::network::Network;
+
+/// Arguments of `cluster`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Several machines run one model together, each with a part of every layer; mpirun
+starts them. Ranks agree on the model at start; every machine needs its file.
+
+Examples:
+  mpirun -n 2 --host one,two --bind-to none \\
+    tokgate cluster bench -m llama2-7b.gguf --shares auto -n 64
+  mpirun -n 2 --host one,two --bind-to none \\
+    tokgate cluster run -m llama2-7b.gguf -p 'Once upon a time' -n 64
+  tokgate cluster bench -m llama2-7b.gguf --model-network 160,1
+                                       what more such machines would do
+  tokgate cluster bench -m tiny.gguf --in-process 2       threads, without MPI")]
+pub struct ClusterArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What a cluster does.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Measure how fast the ranks are together, and where the time goes.
+    Bench(ClusterBenchArgs),
+    /// Continue a text on all ranks together.
+    Run(ClusterRunArgs),
+}
+
+/// What all of them take.
+#[derive(Debug, Args)]
+pub struct MemberArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub model: ModelArgs,
+
+    /// Shares of the ranks, such as 50,50, or 'auto' for what each measures of itself at start.
+    #[arg(long, default_value = "auto", value_name = "SHARES", value_parser = shares)]
+    pub shares: Shares,
+
+    /// Run N ranks as threads of this process instead of those that mpirun started.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub in_process: Option<usize>,
+
+    /// Make every message come this much later, to see what a slower network would do.
+    #[arg(long, default_value_t = 0, value_name = "US")]
+    pub inject_latency_us: u64,
+
+    /// Prompt tokens processed in one pass.
+    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
+    pub ubatch_size: usize,
+
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub kv: KvType,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub runtime: RuntimeArgs,
+}
+
+/// Arguments of `cluster bench`.
+#[derive(Debug, Args)]
+pub struct ClusterBenchArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub member: MemberArgs,
+
+    /// Prompt tokens; 0 measures no prompt.
+    #[arg(short = 'p', long, default_value_t = 0, value_name = "N")]
+    pub n_prompt: usize,
+
+    /// Tokens to generate.
+    #[arg(short, long, default_value_t = 32, value_name = "N", value_parser = positive)]
+    pub n_gen: usize,
+
+    /// Repetitions, after one that warms up.
+    #[arg(short, long, default_value_t = 5, value_name = "N", value_parser = positive)]
+    pub repetitions: usize,
+
+    /// Seed of the random tokens.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Do not run the whole model on rank 0 to compare with.
+    #[arg(long)]
+    pub no_baseline: bool,
+
+    /// Tell what up to 64 machines like rank 0's would do on a network of this latency and bandwidth.
+    #[arg(long, value_name = "US,GBIT/S", value_parser = network)]
+    pub model_network: Option<Network>,
+
+    /// Write what every rank spent on every exchange of the last repetition, as CSV.
+    #[arg(long, value_name = "FILE.csv")]
+    pub log: Option<PathBuf>,
+
+    /// Output on standard output.
+    #[arg(short, long, value_enum, default_value = "md")]
+    pub output: ClusterFormat,
+}
+
+/// Output format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClusterFormat {
+    /// Tables in Markdown.
+    Md,
+    /// One JSON object.
+    Json,
+}
+
+/// Arguments of `cluster run`.
+#[derive(Debug, Args)]
+pub struct ClusterRunArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub member: MemberArgs,
+
+    /// Text to continue.
+    #[arg(short, long, value_name = "TEXT")]
+    pub prompt: OsString,
+
+    /// Tokens to generate at most.
+    #[arg(short, long, default_value_t = 128, value_name = "N")]
+    pub n_predict: usize,
+
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.8)]
+    pub temp: f32,
+
+    /// Sample from the K likeliest tokens only, which is how many each rank sends; 0 for all.
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub top_k: usize,
+
+    /// Sample from the likeliest tokens that make up this probability.
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub top_p: f32,
+
+    /// Leave out tokens less likely than this share of the likeliest one.
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    pub min_p: f32,
+
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Go on after the model's end-of-text token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+/// Shares of ranks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shares {
+    /// By what each measures of itself.
+    Auto,
+    /// As given.
+    Given(Vec<f64>),
+}
+
+fn shares(text: &str) -> Result<Shares, String> {
+    if text == "auto" {
+        return Ok(Shares::Auto);
+    }
+    let numbers = text.split(',').map(positive_number);
+    numbers.collect::<Result<_, _>>().map(Shares::Given)
+}
+
+fn network(text: &str) -> Result<Network, String> {
+    let (latency, bandwidth) = text
+        .split_once(',')
+        .ok_or("expected a latency in µs and a bandwidth in Gbit/s, such as 160,1")?;
+    let latency: f64 = latency.parse().map_err(|error| format!("{error}"))?;
+    if !(0.0..=1e9).contains(&latency) {
+        return Err("the latency must be 0 or more microseconds".to_owned());
+    }
+    Ok(Network::new(latency, positive_number(bandwidth)?))
+}
+
+fn positive_number(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number < 1e12 => Ok(number),
+        Ok(number) => Err(format!("{number} is not a positive number")),
+        Err(error) => Err(format!("{text:?}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_networks_are_read() {
+        assert_eq!(shares("auto"), Ok(Shares::Auto));
+        assert_eq!(shares("50,25.5"), Ok(Shares::Given(vec![50.0, 25.5])));
+        assert!(shares("50,0").is_err() && shares("").is_err() && shares("nan").is_err());
+        assert_eq!(network("160,1"), Ok(Network::new(160.0, 1.0)));
+        assert!(network("160").is_err() && network("-1,1").is_err() && network("1,0").is_err());
+    }
+}

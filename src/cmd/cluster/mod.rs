@@ -1,0 +1,296 @@
+//! `tokgate cluster`: what each rank does, whoever started it.
+
+mod launch;
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokgate_kernels::Runtime;
+
+use crate::cli::{
+    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, MemberArgs,
+    Shares,
+};
+use crate::cluster::agree::{Hello, agree, fingerprint};
+use crate::cluster::bench::{self, Opened, Settings};
+use crate::cluster::exchange::Exchange;
+use crate::cluster::generate::{Generated, Options, generate};
+use crate::cluster::member::Member;
+use crate::cluster::timing;
+use crate::cluster::wire::Wire;
+use crate::cmd::model::{self, Loaded};
+use crate::cmd::{Outcome, print, runtime};
+use crate::engine::sampler::{Sampler, SamplerParams};
+use crate::engine::tokenizer::{Decoder, EncodeOptions, Tokenizer};
+use crate::probe::machine::Machine;
+use crate::record::write_whole;
+use crate::render;
+
+/// Runs this process's rank, or its ranks.
+///
+/// # Errors
+/// If the model cannot be used, ranks do not fit together, or one is lost.
+pub fn run(args: &ClusterArgs) -> anyhow::Result<Outcome> {
+    match &args.command {
+        ClusterCommand::Bench(args) => {
+            if let Some(path) = &args.log {
+                check_folder(path)?;
+            }
+            launch::ranks(args.member.in_process, &|wire| measure(args, wire))?;
+        }
+        ClusterCommand::Run(args) => {
+            launch::ranks(args.member.in_process, &|wire| continue_text(args, wire))?;
+        }
+    }
+    Ok(Outcome::Clean)
+}
+
+/// What a rank has before it meets the others.
+struct Ready {
+    loaded: Loaded,
+    rt: Runtime,
+    hello: Hello,
+}
+
+impl Ready {
+    fn open(args: &MemberArgs, ranks: usize) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let loaded = model::load(&args.model.model, &args.model)?;
+        let open_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let in_process = args.in_process.unwrap_or(1);
+        let threads = args.runtime.threads;
+        let threads = threads.unwrap_or_else(|| (runtime::cores() / in_process).max(1));
+        let rt = runtime::new(threads, args.runtime.pin, args.runtime.level.as_deref())?;
+        if args.runtime.threads.is_none() && ranks > in_process {
+            warn_of_binding(threads);
+        }
+        let hello = Hello {
+            host: host(),
+            cpu: Machine::detect().model().to_owned(),
+            threads,
+            level: rt.level().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            model: fingerprint(loaded.model.config(), loaded.model.weights()),
+            open_ms,
+        };
+        Ok(Self { loaded, rt, hello })
+    }
+
+    fn opened(&self) -> Opened<'_> {
+        Opened {
+            config: self.loaded.model.config(),
+            weights: self.loaded.model.weights(),
+            rt: &self.rt,
+        }
+    }
+}
+
+/// `mpirun` binds processes to single cores where there are few of them.
+fn warn_of_binding(threads: usize) {
+    let all = Machine::detect().cpus() as usize;
+    let local = std::env::var("OMPI_COMM_WORLD_LOCAL_SIZE");
+    let local = local.ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1);
+    if threads < all / local {
+        eprintln!(
+            "tokgate: warning: this rank may use {threads} of {} cores: give mpirun --bind-to none, or say -t",
+            all / local
+        );
+    }
+}
+
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name
+        .trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect();
+    if name.is_empty() {
+        "?".to_owned()
+    } else {
+        name
+    }
+}
+
+fn exchange<'w>(args: &MemberArgs, wire: &'w mut dyn Wire) -> Exchange<'w> {
+    Exchange::new(wire, Duration::from_micros(args.inject_latency_us))
+}
+
+fn given(shares: &Shares) -> Option<&[f64]> {
+    match shares {
+        Shares::Auto => None,
+        Shares::Given(shares) => Some(shares),
+    }
+}
+
+fn measure(args: &ClusterBenchArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
+    let ready = Ready::open(&args.member, wire.size())?;
+    let mut exchange = exchange(&args.member, wire);
+    let settings = Settings {
+        shares: given(&args.member.shares).map(<[f64]>::to_vec),
+        n_prompt: args.n_prompt,
+        n_gen: args.n_gen,
+        ubatch: args.member.ubatch_size,
+        repetitions: args.repetitions,
+        seed: args.seed,
+        kv: model::kv(args.member.kv),
+        baseline: !args.no_baseline,
+        inject: Duration::from_micros(args.member.inject_latency_us),
+        model_network: args.model_network,
+    };
+    let measured = bench::run(&settings, ready.opened(), &ready.hello, &mut exchange)?;
+    let Some((report, spent)) = measured else {
+        return Ok(());
+    };
+    if let Some(path) = &args.log {
+        write_whole(path, &timing::csv(&spent))?;
+    }
+    match args.output {
+        ClusterFormat::Md => print(&render::cluster::markdown(
+            &report,
+            &ready.loaded.model_type(),
+        )),
+        ClusterFormat::Json => print(&render::cluster::json(&report, &ready.loaded.model_type())),
+    }
+}
+
+fn check_folder(path: &Path) -> anyhow::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            bail!("{} is no folder to write a log to", folder.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn continue_text(args: &ClusterRunArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
+    let ready = Ready::open(&args.member, wire.size())?;
+    let mut exchange = exchange(&args.member, wire);
+    agree(&mut exchange, &ready.hello)?;
+    let kv = model::kv(args.member.kv);
+    let shares = given(&args.member.shares);
+    let (plan, _) = bench::plan(ready.opened(), &mut exchange, shares, kv, false)?;
+    let leads = exchange.rank() == 0;
+    // The tokenizer is needed where text goes in and out.
+    let tokenizer = leads.then(|| ready.loaded.tokenizer()).transpose()?;
+    let mut prompt = Vec::new();
+    if let Some(tokenizer) = &tokenizer {
+        let text = args.prompt.as_encoded_bytes();
+        let tokens = tokenizer.encode(text, EncodeOptions::SPECIAL)?;
+        prompt = tokens
+            .iter()
+            .flat_map(|token| token.to_le_bytes())
+            .collect();
+        if prompt.is_empty() {
+            bail!("the prompt is empty and the model has no token to begin a text with");
+        }
+    }
+    exchange.broadcast_any(&mut prompt)?;
+    let prompt = prompt
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| u32::from_le_bytes(*bytes));
+    let prompt: Vec<u32> = prompt.collect();
+    let opened = ready.opened();
+    let positions = prompt.len().saturating_add(args.n_predict);
+    let mut member = Member::new(
+        opened.config,
+        opened.weights,
+        &plan,
+        opened.rt,
+        &mut exchange,
+        kv,
+        positions,
+    )?;
+    let mut sampler = Sampler::new(SamplerParams {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed,
+        ..SamplerParams::default()
+    })?;
+    let options = Options {
+        max_new: args.n_predict,
+        ubatch: args.member.ubatch_size,
+        // The likeliest one alone decides where there is no temperature.
+        candidates: if args.temp == 0.0 { 1 } else { args.top_k },
+    };
+    let mut text = Text::new(tokenizer.as_ref());
+    let ends = |token| {
+        let end = |tokenizer: &Tokenizer| tokenizer.ends_generation(token);
+        !args.ignore_eos && tokenizer.as_ref().is_some_and(end)
+    };
+    let generated = generate(&mut member, &prompt, options, &mut sampler, ends, |token| {
+        text.push(token)
+    })?;
+    if leads {
+        text.end()?;
+        summary(prompt.len(), generated, plan.parts.len());
+    }
+    Ok(())
+}
+
+/// The text as it comes, on rank 0.
+struct Text<'t> {
+    decoder: Option<Decoder<'t>>,
+    trouble: Option<anyhow::Error>,
+}
+
+impl<'t> Text<'t> {
+    fn new(tokenizer: Option<&'t Tokenizer>) -> Self {
+        Self {
+            decoder: tokenizer.map(|tokenizer| tokenizer.decoder(false).continuing()),
+            trouble: None,
+        }
+    }
+
+    fn push(&mut self, token: u32) -> ControlFlow<()> {
+        let Some(decoder) = &mut self.decoder else {
+            return ControlFlow::Break(());
+        };
+        let shown = decoder.push(token).map_err(anyhow::Error::from);
+        let shown = shown.and_then(|piece| {
+            let mut out = std::io::stdout().lock();
+            out.write_all(piece.as_bytes()).and_then(|()| out.flush())?;
+            Ok(())
+        });
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.trouble = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        if let Some(trouble) = self.trouble {
+            return Err(trouble);
+        }
+        let rest = self.decoder.map(|decoder| decoder.finish());
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", rest.unwrap_or_default()).context("standard output")
+    }
+}
+
+fn summary(prompt: usize, generated: Generated, ranks: usize) {
+    let per = |tokens: usize, seconds: f64| {
+        if seconds > 0.0 {
+            tokens as f64 / seconds
+        } else {
+            0.0
+        }
+    };
+    eprintln!(
+        "\n{ranks} ranks: {prompt} tokens of prompt at {:.2} tok/s, {} generated at {:.2} tok/s",
+        per(prompt, generated.first_s),
+        generated.tokens,
+        per(generated.tokens.saturating_sub(1), generated.decode_s),
+    );
+}
