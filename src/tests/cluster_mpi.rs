@@ -1,0 +1,236 @@
+//! `tokgate cluster` as a user runs it, by `mpirun` on this machine: what it says, and how it ends when a rank fails.
+//! `cluster` has the arithmetic, for more ranks and shares.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const TOKGATE: &str = env!("CARGO_BIN_EXE_tokgate");
+
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("src/tests/models")
+        .join(name)
+}
+
+/// `mpirun -n RANKS tokgate cluster ARGS`.
+fn mpirun(ranks: usize, args: &[&str]) -> Command {
+    let mut command = Command::new("mpirun");
+    command
+        .args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "--bind-to",
+            "none",
+            "-n",
+        ])
+        .args([&ranks.to_string(), TOKGATE, "cluster"])
+        .args(args)
+        // Open MPI looks at every network of a machine for one that it could use.
+        .env("OMPI_MCA_btl", "self,vader,tcp")
+        .env("OMPI_MCA_btl_tcp_if_include", "lo");
+    command
+}
+
+fn text(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn two_and_three_ranks_say_what_one_process_says() {
+    for (name, shares) in [("sort-dense.gguf", "50,50"), ("sort-moe.gguf", "60,10,30")] {
+        let model = model(name);
+        let model = model.to_str().unwrap();
+        let prompt = "Sort the following numbers from smallest to largest: 31, 4, 15, 92";
+        let options = [
+            "-m", model, "-p", prompt, "-n", "16", "--temp", "0", "-t", "1",
+        ];
+        let alone = Command::new(TOKGATE)
+            .arg("run")
+            .args(options)
+            .output()
+            .unwrap();
+        let mut args = vec!["run", "--shares", shares];
+        args.extend(options);
+        let ranks = shares.split(',').count();
+        let together = mpirun(ranks, &args).output().unwrap();
+        let ((wanted, _), (said, errors)) = (text(&alone), text(&together));
+        assert!(together.status.success(), "{errors}");
+        assert_eq!(said, wanted, "{name} {shares}");
+        assert!(errors.contains(&format!("{ranks} ranks: ")), "{errors}");
+    }
+}
+
+#[test]
+fn a_bench_tells_where_the_time_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("exchanges.csv");
+    let model = model("sort-dense.gguf");
+    let args = [
+        "bench",
+        "-m",
+        model.to_str().unwrap(),
+        "-n",
+        "8",
+        "-p",
+        "12",
+        "-r",
+        "2",
+        "-t",
+        "1",
+        "--inject-latency-us",
+        "50",
+        "--model-network",
+        "160,1",
+        "-o",
+        "json",
+        "--log",
+        log.to_str().unwrap(),
+    ];
+    let output = mpirun(2, &args).output().unwrap();
+    let (out, errors) = text(&output);
+    assert!(output.status.success(), "{errors}");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let report = &json["report"];
+    assert_eq!(report["ranks"].as_array().unwrap().len(), 2);
+    assert_eq!(report["table"].as_array().unwrap().len(), 14);
+    let layers = report["layers"].as_u64().unwrap();
+    let generated = &report["tests"][1];
+    let exchanges = generated["ranks"][1]["exchanges"].as_f64().unwrap();
+    assert_eq!(exchanges, (2 * layers + 2) as f64);
+    assert!(json["summary"]["measured"].as_f64().unwrap() > 0.0);
+    let lines = fs::read_to_string(log).unwrap().lines().count();
+    assert_eq!(lines as u64, 1 + 2 * 8 * (2 * layers + 2));
+}
+
+#[test]
+fn another_version_of_the_model_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each rank reads the file of its own name.
+    fs::copy(model("sort-dense.gguf"), folder.path().join("0.gguf")).unwrap();
+    fs::copy(model("sort-moe.gguf"), folder.path().join("1.gguf")).unwrap();
+    let script = format!(
+        "exec {TOKGATE} cluster run -m {}/$OMPI_COMM_WORLD_RANK.gguf -p x -t 1",
+        folder.path().display()
+    );
+    let output = Command::new("mpirun")
+        .args([
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-n",
+            "2",
+            "sh",
+            "-c",
+            &script,
+        ])
+        .output()
+        .unwrap();
+    let (_, errors) = text(&output);
+    assert!(!output.status.success());
+    for rank in [0, 1] {
+        let said = errors
+            .lines()
+            .find(|line| line.contains(&format!("tokgate: rank {rank}: ")));
+        let said = said.unwrap_or_else(|| panic!("rank {rank} says nothing: {errors}"));
+        assert!(
+            said.contains("rank 1 on ") && said.contains("another version"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_rank_that_hangs_ends_all_and_is_named() {
+    let (output, pids, took) = after_signal("-STOP");
+    let (_, errors) = text(&output);
+    assert!(!output.status.success());
+    assert!(
+        errors.contains("tokgate: rank 0: rank 1 has shown no sign of life"),
+        "{errors}"
+    );
+    assert!(pids.iter().all(|pid| gone(*pid)), "{pids:?} after {took:?}");
+}
+
+#[test]
+fn a_rank_that_dies_ends_all() {
+    let (output, pids, took) = after_signal("-KILL");
+    let (_, errors) = text(&output);
+    assert!(!output.status.success());
+    assert!(
+        errors.contains("tokgate: rank 0: mpirun ended it"),
+        "{errors}"
+    );
+    assert!(pids.iter().all(|pid| gone(*pid)), "{pids:?} after {took:?}");
+}
+
+/// What comes of a long bench on two ranks where the second gets a signal, the ranks' pids, and how long it took.
+fn after_signal(signal: &str) -> (Output, Vec<u32>, Duration) {
+    let model = model("sort-dense.gguf");
+    let args = [
+        "bench",
+        "-m",
+        model.to_str().unwrap(),
+        "-n",
+        "20000",
+        "-r",
+        "50",
+        "-t",
+        "1",
+        "--no-baseline",
+    ];
+    let mut command = mpirun(2, &args);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ranks = ranks(&child, 2);
+    // They measure for longer than this, and wait for each other by then.
+    thread::sleep(Duration::from_secs(2));
+    let started = Instant::now();
+    let second = ranks.iter().find(|(_, rank)| rank == "1").unwrap().0;
+    let killed = Command::new("kill")
+        .args([signal, &second.to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    let took = started.elapsed();
+    eprintln!("{signal}: all ended after {took:.1?}");
+    (
+        output,
+        ranks.into_iter().map(|(pid, _)| pid).collect(),
+        took,
+    )
+}
+
+/// Pids and ranks of the processes that this `mpirun` started.
+fn ranks(mpirun: &Child, wanted: usize) -> Vec<(u32, String)> {
+    let parent = mpirun.id().to_string();
+    for _ in 0..600 {
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let pid = path.file_name()?.to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(path.join("stat")).ok()?;
+            let of_parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)? == parent;
+            let environment = fs::read(path.join("environ")).ok()?;
+            let mut variables = environment.split(|byte| *byte == 0);
+            let rank = variables.find_map(|v| v.strip_prefix(b"OMPI_COMM_WORLD_RANK="))?;
+            of_parent.then(|| (pid, String::from_utf8_lossy(rank).into_owned()))
+        });
+        let found: Vec<(u32, String)> = processes.collect();
+        if found.len() == wanted {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    panic!("mpirun started no ranks");
+}
+
+fn gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.contains(") Z "))
+}
