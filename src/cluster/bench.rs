@@ -204,15 +204,11 @@ pub fn run(
         hello,
     });
     let unit = opened.weights.column_unit();
-    let of_network = Network::new(
-        network.latency_us + settings.inject.as_secs_f64() * 1e6,
-        network.gbit_s,
-    );
     let expected = network::predict(
         opened.config,
         unit,
         &plan.shares_of(&speeds),
-        of_network,
+        network,
         CANDIDATES,
     )?;
     let whole = Macs::of(opened.config, &Part::whole(opened.config)).total();

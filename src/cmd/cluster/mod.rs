@@ -60,13 +60,11 @@ impl Ready {
         let started = Instant::now();
         let loaded = model::load(&args.model.model, &args.model)?;
         let open_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let in_process = args.in_process.unwrap_or(1);
-        let threads = args.runtime.threads;
-        let threads = threads.unwrap_or_else(|| (runtime::cores() / in_process).max(1));
+        let threads = args.runtime.threads.unwrap_or_else(|| {
+            let local = args.in_process.unwrap_or_else(local_ranks);
+            default_threads(local, ranks)
+        });
         let rt = runtime::new(threads, args.runtime.pin, args.runtime.level.as_deref())?;
-        if args.runtime.threads.is_none() && ranks > in_process {
-            warn_of_binding(threads);
-        }
         let hello = Hello {
             host: host(),
             cpu: Machine::detect().model().to_owned(),
@@ -88,17 +86,27 @@ impl Ready {
     }
 }
 
-/// `mpirun` binds processes to single cores where there are few of them.
-fn warn_of_binding(threads: usize) {
-    let all = Machine::detect().cpus() as usize;
-    let local = std::env::var("OMPI_COMM_WORLD_LOCAL_SIZE");
-    let local = local.ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1);
-    if threads < all / local {
+/// Ranks that `mpirun` started on this machine.
+fn local_ranks() -> usize {
+    let ranks = std::env::var("OMPI_COMM_WORLD_LOCAL_SIZE");
+    let ranks = ranks.ok().and_then(|ranks| ranks.parse().ok());
+    ranks.unwrap_or(1).max(1)
+}
+
+/// This rank's share of the machine's cores, or those that it was bound to.
+fn default_threads(local: usize, ranks: usize) -> usize {
+    let (all, mine) = (Machine::detect().cpus() as usize, runtime::cores());
+    let share = (all / local).max(1);
+    if mine >= all {
+        return share;
+    }
+    // `mpirun` binds the ranks of a small job to a core each, which is no use of a machine.
+    if ranks > 1 && mine < share {
         eprintln!(
-            "tokgate: warning: this rank may use {threads} of {} cores: give mpirun --bind-to none, or say -t",
-            all / local
+            "tokgate: warning: this rank is bound to {mine} of {share} cores: give mpirun --bind-to none, or say -t"
         );
     }
+    mine
 }
 
 fn host() -> String {
