@@ -204,10 +204,14 @@ pub fn run(
         hello,
     });
     let unit = opened.weights.column_unit();
+    // The rates of the generation itself: a machine's drift by half within a minute, and what is asked here is what
+    // exchanges cost.
+    let generation: &[_] = tests.last().map_or(&[], |test: &Test| &test.ranks);
+    let rates: Vec<f64> = generation.iter().map(|spent| spent.gmacs).collect();
     let expected = network::predict(
         opened.config,
         unit,
-        &plan.shares_of(&speeds),
+        &plan.shares_of(&rates),
         network,
         CANDIDATES,
     )?;

@@ -168,7 +168,11 @@ fn outcome(report: &Report) -> String {
     let mut line = |name: &str, value: String, formula: &str| {
         row(&mut text, &[name.to_owned(), value, formula.to_owned()]);
     };
-    line("GMAC of a token", digits(macs), "Σ m·k·n of its matrices");
+    line(
+        "GMAC of a token",
+        format!("{macs:.4}"),
+        "Σ m·k·n of its matrices",
+    );
     line("total GMAC/s", digits(total_gmacs), "Σ of the ranks");
     line(
         "theoretical tok/s",
@@ -205,8 +209,8 @@ fn outcome(report: &Report) -> String {
             "predicted tok/s",
             digits(report.expected.tokens_per_second),
             &format!(
-                "by the model of the network, {} off",
-                percent(prediction_error)
+                "by latency and bandwidth: {:+.1} % off the last repetition",
+                100.0 * prediction_error
             ),
         );
     }
