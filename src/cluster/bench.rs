@@ -139,6 +139,9 @@ pub fn plan(
     Ok((Plan::new(opened.config, unit, weights)?, speeds))
 }
 
+/// The report, and what each rank spent on every exchange of the last repetition of the last test.
+pub type Measured = (Report, Vec<Vec<Spent>>);
+
 /// Measures; rank 0 gets the report and every exchange, the others nothing.
 ///
 /// # Errors
@@ -148,7 +151,7 @@ pub fn run(
     opened: Opened<'_>,
     hello: &Hello,
     exchange: &mut Exchange<'_>,
-) -> Result<Option<(Report, Vec<Vec<Spent>>)>, BenchError> {
+) -> Result<Option<Measured>, BenchError> {
     let hellos = agree(exchange, hello)?;
     let shares = settings.shares.as_deref();
     let (plan, speeds) = plan(opened, exchange, shares, settings.kv, true)?;
