@@ -270,11 +270,16 @@ fn machines(report: &Report) -> String {
         format!(" From {} on, less than half of each is used.", one.machines)
     });
     if let Some(best) = network::fastest(&report.table) {
+        let last = report.table.last().map_or(0, |one| one.machines);
+        let more = match best.machines == last {
+            true => "more were not looked at",
+            false => "more machines do not pay",
+        };
         text += &wrapped(
             "",
             &format!(
-                "Fastest with {}: {} tok/s; more machines do not pay.{half} token = compute + exchanges: two sums a \
-                 layer, {} in all.",
+                "Fastest with {}: {} tok/s; {more}.{half} token = compute + exchanges: two sums a layer, {} in all; what \
+                 messages cost the CPU is left out.",
                 best.machines,
                 digits(best.tokens_per_second),
                 2 * report.layers + 2,
