@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{KvType, ModelArgs, RuntimeArgs, positive};
+use super::{KvType, ModelArgs, RuntimeArgs, SamplingArgs, positive};
 use crate::cluster::network::Network;
 
 /// Arguments of `cluster`.
@@ -145,29 +145,12 @@ pub struct ClusterRunArgs {
     #[arg(short, long, default_value_t = 128, value_name = "N")]
     pub n_predict: usize,
 
-    /// Temperature; 0 always takes the likeliest token.
-    #[arg(long, default_value_t = 0.8)]
-    pub temp: f32,
-
-    /// Sample from the K likeliest tokens only, which is how many each rank sends; 0 for all.
-    #[arg(long, default_value_t = 40, value_name = "K")]
-    pub top_k: usize,
-
-    /// Sample from the likeliest tokens that make up this probability.
-    #[arg(long, default_value_t = 0.95, value_name = "P")]
-    pub top_p: f32,
-
-    /// Leave out tokens less likely than this share of the likeliest one.
-    #[arg(long, default_value_t = 0.05, value_name = "P")]
-    pub min_p: f32,
-
-    /// Seed of the sampling.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-
-    /// Go on after the model's end-of-text token.
-    #[arg(long)]
-    pub ignore_eos: bool,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub sampling: SamplingArgs,
 }
 
 /// Shares of ranks.

@@ -35,7 +35,7 @@ pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use load::{LoadArgs, LoadBackend, LoadDataset};
 pub use model::{
     DraftArgs, InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs,
-    RequantizeType, RuntimeArgs, SynthArgs, TokenizeArgs, WeightType,
+    RequantizeType, RuntimeArgs, SamplingArgs, SynthArgs, TokenizeArgs, WeightType,
 };
 pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};
 pub use prompts::{PromptsApi, PromptsArgs, PromptsFormat};

@@ -187,6 +187,34 @@ pub struct LogitsArgs {
     pub runtime: RuntimeArgs,
 }
 
+/// How tokens are drawn.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SamplingArgs {
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.8)]
+    pub temp: f32,
+
+    /// Sample from the K likeliest tokens only; 0 for all.
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    pub top_k: usize,
+
+    /// Sample from the likeliest tokens that make up this probability.
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    pub top_p: f32,
+
+    /// Leave out tokens less likely than this share of the likeliest one.
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    pub min_p: f32,
+
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Go on after the model's end-of-text token.
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
 /// Arguments of `tokgate inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -6,10 +6,11 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokgate_kernels::DType;
 
-use crate::cli::{BenchArgs, KvType, ModelArgs, RequantizeType, WeightType};
+use crate::cli::{BenchArgs, KvType, ModelArgs, RequantizeType, SamplingArgs, WeightType};
 use crate::engine::forward::Model;
 use crate::engine::gguf::GgmlType;
 use crate::engine::model_file::{ModelFile, VocabularySource};
+use crate::engine::sampler::{Sampler, SamplerParams};
 use crate::engine::tokenizer::Tokenizer;
 use crate::engine::weights::{Ffn, LoadOptions, ModelWeights};
 
@@ -102,6 +103,21 @@ fn requantized(path: &Path, weights: &ModelWeights) -> String {
         path.display(),
         parts.join(", ")
     )
+}
+
+/// A sampler as it was asked for.
+///
+/// # Errors
+/// If an option makes no sense.
+pub fn sampler(args: SamplingArgs) -> anyhow::Result<Sampler> {
+    Ok(Sampler::new(SamplerParams {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed,
+        ..SamplerParams::default()
+    })?)
 }
 
 /// The KV cache's element type.

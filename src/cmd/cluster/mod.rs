@@ -23,7 +23,6 @@ use crate::cluster::timing;
 use crate::cluster::wire::Wire;
 use crate::cmd::model::{self, Loaded};
 use crate::cmd::{Outcome, print, runtime};
-use crate::engine::sampler::{Sampler, SamplerParams};
 use crate::engine::tokenizer::{Decoder, EncodeOptions, Tokenizer};
 use crate::probe::machine::Machine;
 use crate::record::write_whole;
@@ -215,24 +214,22 @@ fn continue_text(args: &ClusterRunArgs, wire: &mut dyn Wire) -> anyhow::Result<(
         kv,
         positions,
     )?;
-    let mut sampler = Sampler::new(SamplerParams {
-        temperature: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        seed: args.seed,
-        ..SamplerParams::default()
-    })?;
+    let sampling = args.sampling;
+    let mut sampler = model::sampler(sampling)?;
     let options = Options {
         max_new: args.n_predict,
         ubatch: args.member.ubatch_size,
         // The likeliest one alone decides where there is no temperature.
-        candidates: if args.temp == 0.0 { 1 } else { args.top_k },
+        candidates: if sampling.temp == 0.0 {
+            1
+        } else {
+            sampling.top_k
+        },
     };
     let mut text = Text::new(tokenizer.as_ref());
     let ends = |token| {
         let end = |tokenizer: &Tokenizer| tokenizer.ends_generation(token);
-        !args.ignore_eos && tokenizer.as_ref().is_some_and(end)
+        !sampling.ignore_eos && tokenizer.as_ref().is_some_and(end)
     };
     let generated = generate(&mut member, &prompt, options, &mut sampler, ends, |token| {
         text.push(token)

@@ -103,8 +103,13 @@ pub fn run(args: &RunArgs, session: &Session) -> anyhow::Result<Outcome> {
             bar.set_message(prompt.key);
             let mut sampler = Sampler::new(SamplerParams::default())?;
             let options = options(args, args.n_predict.unwrap_or(prompt.max_tokens));
-            let (timeline, _) =
-                session.generate(tokens, options, args.ignore_eos, &mut sampler, false)?;
+            let (timeline, _) = session.generate(
+                tokens,
+                options,
+                args.sampling.ignore_eos,
+                &mut sampler,
+                false,
+            )?;
             // The first round warms up.
             if round > 0 {
                 observed[at].push(Observed {

@@ -14,7 +14,7 @@ use tokgate_kernels::Runtime;
 use crate::cli::{MetricsFormat, RunArgs};
 use crate::cmd::model::{self, Loaded};
 use crate::cmd::{Outcome, runtime};
-use crate::engine::sampler::{Sampler, SamplerParams};
+use crate::engine::sampler::Sampler;
 use crate::engine::tokenizer::{EncodeOptions, Tokenizer};
 use crate::generation::single::{Options, Timeline, generate};
 use crate::probe::process::Moment;
@@ -78,19 +78,17 @@ impl Session {
     }
 
     fn continue_text(&self, args: &RunArgs, prompt: &[u32]) -> anyhow::Result<Outcome> {
-        let mut sampler = Sampler::new(SamplerParams {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            seed: args.seed,
-            ..SamplerParams::default()
-        })?;
+        let mut sampler = model::sampler(args.sampling)?;
         let options = options(args, args.n_predict.unwrap_or(N_PREDICT));
         let quiet = args.metrics == Some(MetricsFormat::Json);
         let before = Moment::now();
-        let (timeline, text) =
-            self.generate(prompt, options, args.ignore_eos, &mut sampler, !quiet)?;
+        let (timeline, text) = self.generate(
+            prompt,
+            options,
+            args.sampling.ignore_eos,
+            &mut sampler,
+            !quiet,
+        )?;
         let usage = before.until(&Moment::now());
         report::experts(args, self, &timeline)?;
         match args.metrics {

@@ -90,8 +90,8 @@ pub fn metrics(
                 model: session.loaded.path.display().to_string(),
                 model_type: session.loaded.model_type(),
                 level: session.rt.level().to_string(),
-                seed: args.seed,
-                temperature: args.temp,
+                seed: args.sampling.seed,
+                temperature: args.sampling.temp,
                 text,
                 figures: &figures,
                 memory: observed.parts(),
@@ -108,7 +108,7 @@ pub fn metrics(
                 "\n{}, {}, seed {}\n",
                 session.loaded.model_type(),
                 session.rt.level(),
-                args.seed
+                args.sampling.seed
             );
             eprint!(
                 "{head}{}",
