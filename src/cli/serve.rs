@@ -42,8 +42,8 @@ pub struct ServeArgs {
     #[arg(long, value_enum, default_value = "bf16")]
     pub kv: KvType,
 
-    /// Guess tokens with this smaller model of the same vocabulary, and check them in one pass. What is generated stays
-    /// the same; guesses that do not pay are given up.
+    /// Guess tokens with this smaller model of the same vocabulary, and check them in one pass. The sampler draws as it would
+    /// without: other tokens come out only where rounding decides. Guesses that do not pay are given up.
     #[arg(long, value_name = "FILE")]
     pub draft: Option<PathBuf>,
 
@@ -54,8 +54,8 @@ pub struct ServeArgs {
     )]
     pub draft_options: DraftArgs,
 
-    /// Guess up to N tokens from what the text said before after the same words, and check them in one pass. What is
-    /// generated stays the same. 0 turns it off. With --draft, this is tried first.
+    /// Guess up to N tokens from what the text said before after the same words, and check them in one pass, as
+    /// with --draft. 0 turns it off. With --draft, this is tried first.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub look_up: usize,
 

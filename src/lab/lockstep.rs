@@ -23,14 +23,14 @@
 //! `{folder}` is a folder of the lab that outlives a run; its name is drawn from `make`, so that another way to make the
 //! file makes another file.
 
-use std::fs;
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +109,9 @@ impl Lab {
             let mut make = self.lockstep_command(binary, program, &program.make);
             run(&mut make, MAKE_LIMIT, self.interrupt())?;
         }
+        // What is in use is kept by the age of its folder.
+        let touched = File::open(&folder);
+        let _ = touched.and_then(|folder| folder.set_modified(SystemTime::now()));
         Ok(Turner::start(self, binary, program)?.id.clone())
     }
 
@@ -157,9 +160,7 @@ impl Lab {
     fn lockstep_folder(&self, program: &Program) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         (&program.file, &program.make).hash(&mut hasher);
-        self.folder()
-            .join("files")
-            .join(format!("{:016x}", hasher.finish()))
+        self.files().join(format!("{:016x}", hasher.finish()))
     }
 
     fn lockstep_command(

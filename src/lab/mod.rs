@@ -55,7 +55,7 @@ pub use measure::Pace;
 pub use process::Interrupt;
 pub use worktree::{Commit, Worktree};
 
-/// Binaries that nobody asked for in this time are removed.
+/// Binaries, and files of programs, that nobody asked for in this time are removed.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A folder to build and measure in, for one repository and one process at a time.
@@ -223,6 +223,11 @@ impl Lab {
         self.folder.join("binaries")
     }
 
+    /// What programs that take turns need, a folder each.
+    fn files(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
     fn clean_up(&self) -> Result<(), LabError> {
         let entries = fs::read_dir(&self.folder).map_err(LabError::io(&self.folder))?;
         for entry in entries.flatten() {
@@ -232,14 +237,15 @@ impl Lab {
             }
         }
         let _ = fs::remove_dir_all(self.folder.join("results"));
-        let Ok(binaries) = fs::read_dir(self.binaries()) else {
-            return Ok(());
-        };
-        for binary in binaries.flatten() {
-            let used = binary.metadata().and_then(|metadata| metadata.modified());
-            let age = used.map(|used| SystemTime::now().duration_since(used).unwrap_or_default());
-            if age.is_ok_and(|age| age > KEPT) {
-                let _ = fs::remove_file(binary.path());
+        for folder in [self.binaries(), self.files()] {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let used = entry.metadata().and_then(|metadata| metadata.modified());
+                let age =
+                    used.map(|used| SystemTime::now().duration_since(used).unwrap_or_default());
+                if age.is_ok_and(|age| age > KEPT) {
+                    let path = entry.path();
+                    let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+                }
             }
         }
         Ok(())

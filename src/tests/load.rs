@@ -1,6 +1,6 @@
 //! `tokgate load` against servers that do well, and against those that do not.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::servers::{HEAD, chunk, read};
+use super::servers::{HEAD, chunk, interrupted, read};
 use super::tokgate;
 
 /// What a server does with the n-th question, counted from 0; false ends the server.
@@ -372,7 +372,7 @@ fn ctrl_c_keeps_what_was_measured() {
     });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.json");
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("tokgate"))
+    let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("tokgate"))
         .args([
             "load",
             "--url",
@@ -389,19 +389,7 @@ fn ctrl_c_keeps_what_was_measured() {
         .unwrap();
     // The fourth and the fifth request hang; whatever was measured when the interrupt comes is kept.
     thread::sleep(Duration::from_secs(2));
-    let kill = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(kill.unwrap().success());
-    let status = child.wait().unwrap();
-    let mut err = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut err)
-        .unwrap();
-    assert_eq!(status.code(), Some(2), "{err}");
+    let err = interrupted(child);
     // A machine that was too busy to begin within the wait was interrupted before it measured.
     if Path::new(&path).exists() {
         let json = json_of(&std::fs::read_to_string(&path).unwrap());

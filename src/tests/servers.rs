@@ -346,7 +346,7 @@ fn ctrl_c_keeps_what_was_measured() {
     });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.json");
-    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("tokgate"))
+    let child = std::process::Command::new(assert_cmd::cargo::cargo_bin("tokgate"))
         .args([
             "prompts",
             "--host",
@@ -363,19 +363,7 @@ fn ctrl_c_keeps_what_was_measured() {
         .unwrap();
     // The third run hangs; the interrupt comes at some time, and whatever was measured by then is kept.
     thread::sleep(Duration::from_secs(2));
-    let kill = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(kill.unwrap().success());
-    let status = child.wait().unwrap();
-    let mut err = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut err)
-        .unwrap();
-    assert_eq!(status.code(), Some(2), "{err}");
+    let err = interrupted(child);
     let json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(json["settings"]["interrupted"], true);
     let runs = json["summary"]["runs"].as_u64().unwrap();
@@ -383,4 +371,17 @@ fn ctrl_c_keeps_what_was_measured() {
         runs <= 2 && err.contains(&format!("interrupted after {runs} of 5 runs")),
         "{err}"
     );
+}
+
+/// Sends SIGINT to a program that is measuring; what it says on standard error, once it has ended with 2.
+#[cfg(target_os = "linux")]
+pub fn interrupted(child: std::process::Child) -> String {
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{err}");
+    err
 }

@@ -15,6 +15,7 @@ use super::{is_the_targets, say};
 use crate::cli::MeasuringArgs;
 use crate::judge::Verdict;
 use crate::judge::trial::{FIRST_BLOCKS, LOOK_SHARES, MOST_BLOCKS, Report};
+use crate::lab::lockstep::Program;
 use crate::lab::{Lab, LabError, Pace};
 use crate::record::BenchId;
 use crate::record::trial::{
@@ -194,8 +195,8 @@ impl<'a, 'b> Session<'a, 'b> {
     fn block(&mut self, at: usize, round: usize, rng: &mut StdRng) -> Result<(), LabError> {
         let bench = &self.prepared.trial.benches[at];
         let (id, target) = (bench.id.clone(), bench.target);
-        if self.prepared.targets[target].lockstep.is_some() {
-            return self.in_turn(at, round, rng);
+        if let Some(program) = self.prepared.targets[target].lockstep.clone() {
+            return self.in_turn(at, &program, round, rng);
         }
         let links = self.prepared.links[target][0].len().max(1);
         let order = if rng.random() {
@@ -246,15 +247,18 @@ impl<'a, 'b> Session<'a, 'b> {
     }
 
     /// Measures one block of processes that take turns: one of each side, at once.
-    fn in_turn(&mut self, at: usize, round: usize, rng: &mut StdRng) -> Result<(), LabError> {
+    fn in_turn(
+        &mut self,
+        at: usize,
+        program: &Program,
+        round: usize,
+        rng: &mut StdRng,
+    ) -> Result<(), LabError> {
         let target = self.prepared.trial.benches[at].target;
         let arms = if rng.random() {
             [Arm::Base, Arm::Head]
         } else {
             [Arm::Head, Arm::Base]
-        };
-        let Some(program) = &self.prepared.targets[target].lockstep else {
-            return Ok(());
         };
         let link = round % self.prepared.links[target][0].len().max(1);
         let binaries = arms.map(|arm| &self.prepared.links[target][arm as usize][link]);

@@ -315,6 +315,11 @@ impl Builder<'_> {
             return Ok(());
         };
         target.harness = harness;
+        if harness == Harness::Lockstep {
+            let note =
+                format!("{package} {name} is built with the profile release, as its users run it");
+            self.notes.push(note);
+        }
         let mut links = [Vec::new(), Vec::new()];
         if let [Some((base, _)), Some((head, _))] = built {
             target.code = if code::same(base, head)? {
