@@ -109,13 +109,17 @@ def criterion(path):
     return said
 
 def critcmp(path, percent):
-    # Group, then factor and time of the base and of the head; the smaller factor is 1.
+    # A column of factor and time for each side, in the order of the heading; the smaller factor is 1.
     said = dict.fromkeys(kernels, "unchanged")
+    sides = []
     for line in open(f"{path}.critcmp{percent}"):
         words = line.split()
-        if words and words[0] in said:
-            base, head = [float(word) for word in words[1:] if re.fullmatch(r"\d+\.\d\d", word)]
-            said[words[0]] = "regressed" if head > base else "improved"
+        if words[:1] == ["group"]:
+            sides = words[1:]
+        elif words and words[0] in said:
+            factors = [float(word) for word in words[1:] if re.fullmatch(r"\d+\.\d\d", word)]
+            of = dict(zip(sides, factors, strict=True))
+            said[words[0]] = "regressed" if of["new"] > of["proof"] else "improved"
     return said
 
 tools = {"tokgate": gate}
