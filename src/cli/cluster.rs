@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{KvType, ModelArgs, RuntimeArgs, SamplingArgs, positive};
+use super::{ModelArgs, PassArgs, RuntimeArgs, SamplingArgs, positive};
 use crate::cluster::network::Network;
 
 /// Arguments of `cluster`.
@@ -59,13 +59,12 @@ pub struct MemberArgs {
     #[arg(long, default_value_t = 0, value_name = "US")]
     pub inject_latency_us: u64,
 
-    /// Prompt tokens processed in one pass.
-    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
-    pub ubatch_size: usize,
-
-    /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub kv: KvType,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub pass: PassArgs,
 
     #[command(flatten)]
     #[expect(

@@ -34,7 +34,7 @@ pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};
 pub use load::{LoadArgs, LoadBackend, LoadDataset};
 pub use model::{
-    DraftArgs, InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PerplexityArgs,
+    DraftArgs, InspectArgs, InspectFormat, KvType, LogitsArgs, ModelArgs, PassArgs, PerplexityArgs,
     RequantizeType, RuntimeArgs, SamplingArgs, SynthArgs, TokenizeArgs, WeightType,
 };
 pub use probe::{ProbeArgs, ProbeCommand, ProbeFormat, ProbeMemoryArgs};

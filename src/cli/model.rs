@@ -62,6 +62,18 @@ pub struct RuntimeArgs {
     pub level: Option<String>,
 }
 
+/// What a pass over a prompt takes at once, and what it leaves behind.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PassArgs {
+    /// Prompt tokens processed in one pass.
+    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
+    pub ubatch_size: usize,
+
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub kv: KvType,
+}
+
 /// Element type to convert weights to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WeightType {
@@ -171,13 +183,12 @@ pub struct LogitsArgs {
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
 
-    /// Prompt tokens processed in one pass.
-    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
-    pub ubatch_size: usize,
-
-    /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub kv: KvType,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub pass: PassArgs,
 
     #[command(flatten)]
     #[expect(

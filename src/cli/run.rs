@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{KvType, ModelArgs, RuntimeArgs, SamplingArgs, positive};
+use super::{ModelArgs, PassArgs, RuntimeArgs, SamplingArgs, positive};
 use crate::metrics;
 
 /// Arguments of `run`.
@@ -47,13 +47,12 @@ pub struct RunArgs {
     )]
     pub sampling: SamplingArgs,
 
-    /// Prompt tokens processed in one pass.
-    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
-    pub ubatch_size: usize,
-
-    /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub kv: KvType,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub pass: PassArgs,
 
     /// Print rates and counts as JSON on the last line, instead of a summary on standard error.
     #[arg(long, conflicts_with_all = ["metrics", "benchmark"])]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{KvType, MetricsFormat, ModelArgs, positive};
+use super::{MetricsFormat, ModelArgs, PassArgs, positive};
 
 /// Arguments of `sweep`.
 #[derive(Debug, Args)]
@@ -38,13 +38,12 @@ pub struct SweepArgs {
     #[arg(short, long, default_value_t = 5, value_name = "N", value_parser = positive)]
     pub repetitions: usize,
 
-    /// Prompt tokens processed in one pass.
-    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
-    pub ubatch_size: usize,
-
-    /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub kv: KvType,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub pass: PassArgs,
 
     /// Write a plot, an SVG.
     #[arg(long, value_name = "FILE.svg")]

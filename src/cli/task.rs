@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{KvType, MetricsFormat, ModelArgs, RuntimeArgs, positive};
+use super::{MetricsFormat, ModelArgs, PassArgs, RuntimeArgs, positive};
 use crate::workload::sort::BELOW;
 
 /// Arguments of `task`.
@@ -91,12 +91,12 @@ pub struct TaskRunArgs {
     /// Leave out the repetition that warms up.
     #[arg(long)]
     pub no_warmup: bool,
-    /// Prompt tokens, of all conversations together, processed in one pass.
-    #[arg(short, long, default_value_t = 512, value_name = "N", value_parser = positive)]
-    pub ubatch_size: usize,
-    /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value = "bf16")]
-    pub kv: KvType,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "clap would show it as the help of every flag in it"
+    )]
+    pub pass: PassArgs,
     /// File to write the results to, as JSON.
     #[arg(short, long, value_name = "OUT.json")]
     pub output: Option<PathBuf>,

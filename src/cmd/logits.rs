@@ -17,12 +17,12 @@ use crate::whole::temporary_beside;
 pub fn run(args: &LogitsArgs) -> anyhow::Result<Outcome> {
     let model = model::load(&args.model.model, &args.model)?.model;
     let rt = runtime::from_args(&args.runtime)?;
-    let mut cache = KvCache::new(model.config(), model::kv(args.kv), args.tokens.len())?;
+    let mut cache = KvCache::new(model.config(), model::kv(args.pass.kv), args.tokens.len())?;
     let file = temporary_beside(&args.output)
         .with_context(|| format!("cannot write beside {}", args.output.display()))?;
     let mut out = BufWriter::new(file);
     let mut logits = Vec::new();
-    for tokens in args.tokens.chunks(args.ubatch_size) {
+    for tokens in args.tokens.chunks(args.pass.ubatch_size) {
         let chunk = Chunk {
             tokens,
             cache: &mut cache,

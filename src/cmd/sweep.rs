@@ -55,8 +55,8 @@ pub fn run(args: &SweepArgs) -> anyhow::Result<Outcome> {
             n_prompt,
             n_gen,
             n_depth: 0,
-            ubatch: args.ubatch_size,
-            kv: model::kv(args.kv),
+            ubatch: args.pass.ubatch_size,
+            kv: model::kv(args.pass.kv),
         };
         lanes.push(Lane {
             threads,

@@ -141,10 +141,10 @@ fn measure(args: &ClusterBenchArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
         shares: given(&args.member.shares).map(<[f64]>::to_vec),
         n_prompt: args.n_prompt,
         n_gen: args.n_gen,
-        ubatch: args.member.ubatch_size,
+        ubatch: args.member.pass.ubatch_size,
         repetitions: args.repetitions,
         seed: args.seed,
-        kv: model::kv(args.member.kv),
+        kv: model::kv(args.member.pass.kv),
         baseline: !args.no_baseline,
         inject: Duration::from_micros(args.member.inject_latency_us),
         model_network: args.model_network,
@@ -178,7 +178,7 @@ fn continue_text(args: &ClusterRunArgs, wire: &mut dyn Wire) -> anyhow::Result<(
     let ready = Ready::open(&args.member, wire.size())?;
     let mut exchange = exchange(&args.member, wire);
     agree(&mut exchange, &ready.hello)?;
-    let kv = model::kv(args.member.kv);
+    let kv = model::kv(args.member.pass.kv);
     let shares = given(&args.member.shares);
     let (plan, _) = bench::plan(ready.opened(), &mut exchange, shares, kv, false)?;
     let leads = exchange.rank() == 0;
@@ -218,7 +218,7 @@ fn continue_text(args: &ClusterRunArgs, wire: &mut dyn Wire) -> anyhow::Result<(
     let mut sampler = model::sampler(sampling)?;
     let options = Options {
         max_new: args.n_predict,
-        ubatch: args.member.ubatch_size,
+        ubatch: args.member.pass.ubatch_size,
         // The likeliest one alone decides where there is no temperature.
         candidates: if sampling.temp == 0.0 {
             1

@@ -184,8 +184,8 @@ fn options(args: &RunArgs, max_new: usize) -> Options {
     Options {
         max_new,
         context: args.ctx_size,
-        ubatch: args.ubatch_size,
-        kv: model::kv(args.kv),
+        ubatch: args.pass.ubatch_size,
+        kv: model::kv(args.pass.kv),
     }
 }
 

@@ -152,8 +152,8 @@ fn repeat(
     let options = Options {
         mode,
         max_new: args.max_new,
-        ubatch: args.ubatch_size,
-        kv: model::kv(args.kv),
+        ubatch: args.pass.ubatch_size,
+        kv: model::kv(args.pass.kv),
     };
     let pad = tokenizer.eos().or(tokenizer.eot()).unwrap_or(0);
     let ends = |token| tokenizer.ends_generation(token);
