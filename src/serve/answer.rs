@@ -31,7 +31,7 @@ impl Answer {
         body
     }
 
-    /// One piece of a stream, `at` so many bytes of its text. The role comes with the first token, because clients take
+    /// One piece of a stream, `at` so many characters of its text. The role comes with the first token, because clients take
     /// the first piece for it.
     pub fn chunk(&self, piece: &Piece, is_first: bool, at: usize, tokenizer: &Tokenizer) -> Value {
         let mut choice = json!({"index": 0});
@@ -95,7 +95,7 @@ impl Answer {
         let mut offset = at;
         let offsets = scored.iter().map(|token| {
             let start = offset;
-            offset += text(token.chosen.0).len();
+            offset += text(token.chosen.0).chars().count();
             start
         });
         let offsets: Vec<usize> = offsets.collect();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -86,6 +86,7 @@ pub(super) fn router(service: &Arc<Service>) -> Router {
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/completions", post(completions))
         .route("/tokenize", post(tokenize))
@@ -135,15 +136,25 @@ async fn metrics(State(service): Shared, headers: HeaderMap) -> Result<Response,
 
 async fn models(State(service): Shared, headers: HeaderMap) -> Result<Json<Value>, Refusal> {
     service.check(&headers)?;
-    let model = json!({
-        "id": service.name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "tokgate",
-        "root": service.name,
-        "max_model_len": service.limits.context,
-    });
-    Ok(Json(json!({"object": "list", "data": [model]})))
+    Ok(Json(
+        json!({"object": "list", "data": [service.described()]}),
+    ))
+}
+
+async fn model(
+    State(service): Shared,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json<Value>, Refusal> {
+    service.check(&headers)?;
+    if id != service.name {
+        let name = &service.name;
+        return Err(Refusal(
+            404,
+            format!("there is no model '{id}'; the one here is '{name}'"),
+        ));
+    }
+    Ok(Json(service.described()))
 }
 
 async fn chat(State(service): Shared, request: Request) -> Result<Response, Refusal> {
@@ -181,17 +192,15 @@ fn only<T>(prompts: Vec<T>) -> Result<T, Refusal> {
 }
 
 async fn tokenize(State(service): Shared, request: Request) -> Result<Json<Value>, Refusal> {
-    let made = service.receive(request, |service, ask: TokenizeAsk| {
-        let add_special = ask.add_special_tokens.unwrap_or(true);
+    let made = service.receive(request, |service, mut ask: TokenizeAsk| {
+        if let Some(messages) = ask.messages.take() {
+            return service.conversation(messages, &Value::Null);
+        }
         let options = EncodeOptions {
-            add_special,
+            add_special: ask.add_special_tokens.unwrap_or(true),
             parse_special: true,
         };
-        match (ask.messages, ask.prompt) {
-            (Some(messages), _) => service.conversation(messages, &Value::Null),
-            (None, Some(prompt)) => service.encode(&prompt, options),
-            (None, None) => Err(bad("prompt is missing")),
-        }
+        service.encode(&ask.text().map_err(bad)?, options)
     });
     let tokens = made.await?;
     Ok(Json(
@@ -234,6 +243,18 @@ impl Service {
                     .min(Semaphore::MAX_PERMITS),
             )),
         }
+    }
+
+    /// The model as clients are told of it.
+    fn described(&self) -> Value {
+        json!({
+            "id": self.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "tokgate",
+            "root": self.name,
+            "max_model_len": self.limits.context,
+        })
     }
 
     /// Whether the request may be answered.

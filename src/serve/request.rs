@@ -1,6 +1,10 @@
-//! What clients ask, checked. Unknown fields are ignored, because clients send what other servers know.
+//! What clients ask, checked. Unknown fields are ignored, because clients send what other servers know; what OpenAI's
+//! protocol defines and is not done here is refused, because an answer that ignores it is not what was asked for.
+
+use std::collections::HashMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::template::Turn;
@@ -36,8 +40,30 @@ pub struct Ask {
     n: Option<usize>,
     best_of: Option<usize>,
     echo: Option<bool>,
+    suffix: Option<String>,
+    frequency_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    logit_bias: Option<HashMap<String, IgnoredAny>>,
+    response_format: Option<ResponseFormat>,
+    tools: Option<Vec<IgnoredAny>>,
+    tool_choice: Option<Choice>,
+    functions: Option<Vec<IgnoredAny>>,
+    function_call: Option<Choice>,
     /// Variables for the chat template.
     pub chat_template_kwargs: Value,
+}
+
+#[derive(Debug, Deserialize)]
+struct ResponseFormat {
+    r#type: String,
+}
+
+/// Which tool is to be called: a word, or one of them.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Choice {
+    Word(String),
+    One(IgnoredAny),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +78,8 @@ pub struct Message {
     role: String,
     #[serde(default)]
     content: Option<Content>,
+    #[serde(default)]
+    tool_calls: Option<Vec<IgnoredAny>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -115,9 +143,7 @@ impl Ask {
                 ));
             }
         }
-        if self.echo == Some(true) {
-            return Err("echo is not supported".to_owned());
-        }
+        self.refuse_what_is_not_done()?;
         let logprobs = match (&self.logprobs, self.top_logprobs) {
             (None | Some(Logprobs::Switch(false)), None | Some(0)) => None,
             (None | Some(Logprobs::Switch(false)), Some(_)) => {
@@ -162,6 +188,47 @@ impl Ask {
         })
     }
 
+    /// Refuses what would change the answer and is not done; what changes nothing, such as an empty list of tools, is
+    /// what some clients always send.
+    fn refuse_what_is_not_done(&self) -> Result<(), String> {
+        let is_penalty = |penalty: Option<f32>| penalty.is_some_and(|penalty| penalty != 0.0);
+        let is_called = |tools: &Option<Vec<IgnoredAny>>, choice: &Option<Choice>| match choice {
+            Some(Choice::Word(word)) if word == "none" => false,
+            Some(Choice::Word(word)) if word != "auto" => true,
+            Some(Choice::One(_)) => true,
+            _ => tools.as_ref().is_some_and(|tools| !tools.is_empty()),
+        };
+        let asked = [
+            ("echo", self.echo == Some(true)),
+            (
+                "suffix",
+                self.suffix
+                    .as_ref()
+                    .is_some_and(|suffix| !suffix.is_empty()),
+            ),
+            ("frequency_penalty", is_penalty(self.frequency_penalty)),
+            ("presence_penalty", is_penalty(self.presence_penalty)),
+            (
+                "logit_bias",
+                self.logit_bias
+                    .as_ref()
+                    .is_some_and(|bias| !bias.is_empty()),
+            ),
+            ("tools", is_called(&self.tools, &self.tool_choice)),
+            ("functions", is_called(&self.functions, &self.function_call)),
+        ];
+        if let Some((name, _)) = asked.iter().find(|(_, is_asked)| *is_asked) {
+            return Err(format!("{name} is not supported: leave it out"));
+        }
+        match &self.response_format {
+            Some(format) if format.r#type != "text" => Err(format!(
+                "response_format of type '{}' is not supported: text only",
+                format.r#type
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the answer is to come in pieces, and with a count of tokens at its end.
     pub fn streaming(&self) -> Option<bool> {
         let usage = self
@@ -178,6 +245,9 @@ impl Message {
     /// # Errors
     /// What is wrong, for the client.
     pub fn turn(self) -> Result<Turn, String> {
+        if self.tool_calls.is_some_and(|calls| !calls.is_empty()) {
+            return Err("tool_calls in messages are not supported: text only".to_owned());
+        }
         let content = match self.content {
             None => String::new(),
             Some(Content::Text(text)) => text,
@@ -208,10 +278,26 @@ impl Message {
 #[derive(Debug, Deserialize)]
 pub struct TokenizeAsk {
     pub messages: Option<Vec<Message>>,
-    #[serde(alias = "content")]
-    pub prompt: Option<String>,
+    prompt: Option<String>,
+    content: Option<String>,
     #[serde(alias = "add_special")]
     pub add_special_tokens: Option<bool>,
+}
+
+impl TokenizeAsk {
+    /// The text, by either name: clients that do not know which server answers send it by both.
+    ///
+    /// # Errors
+    /// If there is none, or there are two.
+    pub fn text(self) -> Result<String, String> {
+        match (self.prompt, self.content) {
+            (Some(prompt), Some(content)) if prompt != content => {
+                Err("prompt and content are two names of the text, and here they differ".to_owned())
+            }
+            (Some(text), _) | (None, Some(text)) => Ok(text),
+            (None, None) => Err("prompt is missing".to_owned()),
+        }
+    }
 }
 
 /// A request to `/detokenize`.

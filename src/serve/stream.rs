@@ -20,7 +20,7 @@ pub struct Stream {
     events: Receiver<Event>,
     with_usage: bool,
     tokenizer: Arc<Tokenizer>,
-    /// Bytes of text that were sent; `None` before the first piece.
+    /// Characters of text that were sent; `None` before the first piece.
     sent: Option<usize>,
     is_over: bool,
 }
@@ -66,7 +66,7 @@ impl Stream {
                     at,
                     &self.tokenizer,
                 ));
-                self.sent = Some(at + piece.text.len());
+                self.sent = Some(at + piece.text.chars().count());
                 if let Some(finish) = &piece.finish {
                     self.is_over = true;
                     if self.with_usage {

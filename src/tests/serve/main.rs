@@ -244,6 +244,22 @@ fn a_stream_is_the_answer_in_pieces() {
     let first = server.post("/v1/completions", &seeded).json();
     let second = server.post("/v1/completions", &seeded).json();
     assert_eq!(first["choices"], second["choices"]);
+
+    // Offsets count characters, of which some have more than one byte where all tokens are as likely.
+    let wild = json!({"prompt": PROMPT, "max_tokens": 40, "temperature": 100, "seed": 7, "ignore_eos": true, "logprobs": 0});
+    let wild = server.post("/v1/completions", &wild).json();
+    let told = &wild["choices"][0]["logprobs"];
+    let mut at = 0;
+    for (token, offset) in told["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(told["text_offset"].as_array().unwrap())
+    {
+        assert_eq!(offset, at, "{told}");
+        at += token.as_str().unwrap().chars().count();
+    }
+    assert!(!told["tokens"].to_string().is_ascii(), "{told}");
 }
 
 #[test]
@@ -273,6 +289,13 @@ fn tokens_and_texts_turn_into_each_other() {
         .post("/detokenize", &json!({"tokens": tokens["tokens"]}))
         .json();
     assert_eq!(text["prompt"], PROMPT);
+    // Clients that know vLLM's name of the text and llama.cpp's send both.
+    for (code, content) in [(200, PROMPT), (400, "another text")] {
+        let both = json!({"prompt": PROMPT, "content": content});
+        let answer = server.post("/tokenize", &both);
+        assert_eq!(answer.code, code, "{}", answer.body);
+        assert!(code == 400 || answer.json()["tokens"] == tokens["tokens"]);
+    }
     let by_text = server.post("/v1/completions", &greedy(PROMPT, 8)).json();
     let mut ask = greedy("", 8);
     ask["prompt"] = tokens["tokens"].clone();
@@ -281,6 +304,65 @@ fn tokens_and_texts_turn_into_each_other() {
     let models = server.get("/v1/models").json();
     assert_eq!(models["data"][0]["id"], "sort-dense");
     assert_eq!(models["data"][0]["root"], "sort-dense");
+    let model = server.get("/v1/models/sort-dense").json();
+    assert_eq!(model, models["data"][0]);
+    let other = server.get("/v1/models/another/one");
+    assert_eq!(other.code, 404);
+    assert!(
+        other.body.contains("the one here is 'sort-dense'"),
+        "{}",
+        other.body
+    );
+}
+
+#[test]
+fn what_is_not_done_is_refused_and_not_left_out() {
+    let server = Server::start(&[]);
+    let ask = |more: &Value| {
+        let mut ask = json!({
+            "messages": [{"role": "user", "content": "Sort: 5 3 8 1"}], "max_tokens": 4, "temperature": 0,
+        });
+        let fields = more.as_object().unwrap().clone();
+        ask.as_object_mut().unwrap().extend(fields);
+        server.post("/v1/chat/completions", &ask)
+    };
+    let tools = json!([{"type": "function", "function": {"name": "sort"}}]);
+    let called = json!([
+        {"role": "user", "content": "Sort: 5 3 8 1"},
+        {"role": "assistant", "content": null, "tool_calls": [{"id": "a", "type": "function"}]},
+    ]);
+    for (name, more) in [
+        ("tools", json!({"tools": tools})),
+        ("tools", json!({"tools": tools, "tool_choice": "auto"})),
+        ("tools", json!({"tool_choice": "required"})),
+        ("tools", json!({"tool_choice": tools[0]})),
+        ("functions", json!({"functions": [{"name": "sort"}]})),
+        (
+            "response_format",
+            json!({"response_format": {"type": "json_object"}}),
+        ),
+        ("logit_bias", json!({"logit_bias": {"5": -100}})),
+        ("frequency_penalty", json!({"frequency_penalty": 0.5})),
+        ("presence_penalty", json!({"presence_penalty": -0.5})),
+        ("suffix", json!({"suffix": "end"})),
+        ("tool_calls", json!({"messages": called})),
+    ] {
+        let answer = ask(&more);
+        assert_eq!(answer.code, 400, "{more}: {}", answer.body);
+        let error = &answer.json()["error"];
+        assert_eq!(error["type"], "invalid_request_error");
+        assert!(error["message"].as_str().unwrap().contains(name), "{error}");
+    }
+    // What changes nothing is what some clients always send.
+    let plain = ask(&json!({})).json();
+    for more in [
+        json!({"tools": [], "tool_choice": "auto", "functions": null}),
+        json!({"tools": tools, "tool_choice": "none"}),
+        json!({"response_format": {"type": "text"}, "suffix": ""}),
+        json!({"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}}),
+    ] {
+        assert_eq!(ask(&more).json()["choices"], plain["choices"], "{more}");
+    }
 }
 
 #[test]
