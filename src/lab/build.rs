@@ -129,7 +129,7 @@ impl Lab {
     ) -> Result<PathBuf, LabError> {
         let mut cargo = self.cargo(tree);
         cargo
-            .args(["rustc", "--package", &target.package])
+            .args(["rustc", "--package", &target.package_id(&tree.root())?])
             .args(match &target.lockstep {
                 // With the profile `bench`, cargo would make a harness of the program's own tests.
                 Some(program) => ["--profile", "release", "--bin", &program.bin],

@@ -46,7 +46,7 @@ impl Lab {
             .args([
                 "bench",
                 "--package",
-                &target.package,
+                &target.package_id(&tree.root())?,
                 "--bench",
                 &target.name,
             ])

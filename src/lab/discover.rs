@@ -1,6 +1,6 @@
 //! The targets of a project that measure something, as cargo tells them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -34,6 +34,32 @@ pub struct BenchTarget {
     pub folder: PathBuf,
     /// The program that takes turns, where it is one and no bench target of cargo's.
     pub lockstep: Option<Program>,
+}
+
+impl BenchTarget {
+    /// What cargo calls the target's package in the worktree at `root`: its name alone may be that of another version of it
+    /// as well, among its own dependencies.
+    ///
+    /// # Errors
+    /// [`LabError`] if `root` is not there.
+    pub(super) fn package_id(&self, root: &Path) -> Result<String, LabError> {
+        // Cargo tells paths without symbolic links, and without a slash at the end.
+        let root = root.canonicalize().map_err(LabError::io(root))?;
+        let folder: PathBuf = root.join(&self.folder).components().collect();
+        Ok(format!("file://{}#{}", in_url(&folder), self.package))
+    }
+}
+
+/// A path as it stands in a URL.
+fn in_url(path: &Path) -> String {
+    let mut text = String::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'!'..=b'~' if !b"\"#%<>?`{}".contains(byte) => text.push(char::from(*byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
 }
 
 #[derive(Deserialize)]
@@ -157,4 +183,16 @@ fn programs(package: &Package) -> Result<Vec<Program>, LabError> {
         }
     }
     Ok(programs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stand_in_urls_as_cargo_writes_them() {
+        assert_eq!(in_url(Path::new("/a/b-1.0_c~d+e")), "/a/b-1.0_c~d+e");
+        assert_eq!(in_url(Path::new("/a b/#1/50%")), "/a%20b/%231/50%25");
+        assert_eq!(in_url(Path::new("/ü")), "/%C3%BC");
+    }
 }

@@ -38,6 +38,8 @@ pub fn main(benches: &[(&str, f64)]) {
 /// A git repository, and a lab for it.
 pub struct Repository {
     folder: TempDir,
+    /// Another version of the package, which it depends on: its name alone does not tell which is meant.
+    older: TempDir,
     pub lab: TempDir,
 }
 
@@ -46,14 +48,24 @@ impl Repository {
     pub fn new(benches: &str) -> Self {
         let repository = Self {
             folder: tempfile::tempdir().unwrap(),
+            older: tempfile::tempdir().unwrap(),
             lab: tempfile::tempdir().unwrap(),
         };
+        let older = repository.older.path();
+        fs::create_dir(older.join("src")).unwrap();
+        fs::write(older.join("src/lib.rs"), "//! Nothing.\n").unwrap();
+        let package = |version| {
+            format!("[package]\nname = \"sample\"\nversion = \"{version}\"\nedition = \"2021\"\n")
+        };
+        fs::write(older.join("Cargo.toml"), package("0.0.1")).unwrap();
+        let manifest = format!(
+            "{}[workspace]\nmembers = [\".\", \"criterion\"]\n[lib]\nbench = false\n\
+             [dependencies]\nolder = {{ path = {older:?}, package = \"sample\" }}\n\
+             [dev-dependencies]\ncriterion = {{ path = \"criterion\" }}\n[[bench]]\nname = \"speed\"\nharness = false\n",
+            package("0.0.0"),
+        );
         for (path, text) in [
-            (
-                "Cargo.toml",
-                "[workspace]\nmembers = [\".\", \"criterion\"]\n[package]\nname = \"sample\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\
-                 [lib]\nbench = false\n[dev-dependencies]\ncriterion = { path = \"criterion\" }\n[[bench]]\nname = \"speed\"\nharness = false\n",
-            ),
+            ("Cargo.toml", manifest.as_str()),
             (
                 "criterion/Cargo.toml",
                 "[package]\nname = \"criterion\"\nversion = \"0.0.0\"\nedition = \"2021\"\n",
