@@ -23,8 +23,9 @@ const TASK_ROWS: usize = 256;
 pub(super) const TILE_ROWS: usize = 32;
 
 /// Keys of a part: the most, and the fewest. A task starts without what the one before it fetched ahead, so that parts
-/// of 2048 keys read memory a tenth faster than parts of 512.
-const PARTS: Range<usize> = 256..2048;
+/// of 2048 keys read memory a tenth faster than parts of 512 on Emerald Rapids, and whole rows of 4096 another 4 to 8 %
+/// faster than those on Zen 5.
+const PARTS: Range<usize> = 256..8192;
 
 /// Parts, of all KV heads, from which on they are as long as allowed: enough for threads to share evenly.
 const ENOUGH_PARTS: usize = 16;

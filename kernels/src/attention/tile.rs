@@ -18,7 +18,7 @@
 //! keys     [keys][words]         values [keys or pairs of them][head_dim]               output [R][head_dim]
 //! ```
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 use half::bf16;
@@ -153,14 +153,15 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for these bytes of `count` rows from row `first` on.
+    /// Asks for these bytes of `count` rows from row `first` on, into L1: on Zen 5, 32/32 heads at 4096 positions, one
+    /// thread, 5 to 8 % faster than into L2, and no slower for a prompt.
     #[inline(always)]
     fn fetch(self, first: usize, count: usize, bytes: Range<usize>) {
         for row in first..first + count {
             for at in bytes.clone().step_by(64) {
                 let line = self.rows.wrapping_add(row * self.stride + at);
                 // SAFETY: fetching reads nothing, and is allowed at any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
             }
         }
     }

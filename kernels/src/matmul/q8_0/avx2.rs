@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::super::Rows;
 use super::super::kernel::Tokens;
-use super::{MAGIC, Tile, TileFn, Variant};
+use super::{MAGIC, Part, Tile, TileFn, Variant};
 use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::view::{MatRef, SharedMat};
@@ -19,12 +19,12 @@ pub(in super::super) static AVX2: Variant = Variant {
     panel: PANEL,
     panel_block: PANEL_BLOCK,
     token_block: TOKEN_BLOCK,
-    one_block: ONE_BLOCK,
     quantize,
     quantize_one,
     pack,
     tiles: &[tile::<1> as TileFn, tile::<2>, tile::<3>, tile::<4>],
     few: 6,
+    look: 1,
     dots,
 };
 
@@ -34,8 +34,6 @@ const PANEL: usize = 16;
 const PANEL_BLOCK: usize = 2 * PANEL * BLOCK_LEN + 2 * PANEL * 4;
 /// A token's 32 elements in i16, and its scale.
 const TOKEN_BLOCK: usize = 2 * BLOCK_LEN + 4;
-/// Where there is one token only: 32 elements and a scale.
-const ONE_BLOCK: usize = BLOCK_LEN + 4;
 
 /// A block's scale, and its elements in i16.
 #[inline]
@@ -112,21 +110,18 @@ fn store(out: &mut [u8], v: __m256i) {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn pack(w: &MatRef<BlockQ8_0>, rows: Rows, blocks: Range<usize>, panel: &mut [u8]) {
-    let count = blocks.len();
-    assert!(!rows.is_empty() && rows.end <= w.rows() && blocks.end <= w.cols());
-    assert!(panel.len() == count * PANEL_BLOCK);
-    let mut sources = [w.row(rows.start); PANEL];
-    for (r, source) in sources.iter_mut().enumerate() {
-        *source = &w.row((rows.start + r).min(rows.end - 1))[blocks.clone()];
-    }
+fn pack(w: &MatRef<BlockQ8_0>, part: &Part, next: &Part, panel: &mut [u8]) {
+    assert!(panel.len() == part.depth.len() * PANEL_BLOCK);
+    let (sources, next) = (part.sources::<PANEL>(w), next.sources::<PANEL>(w));
     for (b, out) in panel.chunks_exact_mut(PANEL_BLOCK).enumerate() {
+        super::ask_lines(&next, b);
         let mut bits = [0_u16; PANEL];
         for (eight, sources) in sources.chunks_exact(8).enumerate() {
             for half in 0..2 {
                 let mut rows_i16x16 = [_mm256_setzero_si256(); 8];
                 for (row, source) in rows_i16x16.iter_mut().zip(sources) {
-                    let qs = &source[b].qs[half * 16..][..16];
+                    // SAFETY: each source has as many blocks as the panel.
+                    let qs = &unsafe { &*source.add(b) }.qs[half * 16..][..16];
                     // SAFETY: the slice holds a register.
                     *row = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(qs.as_ptr().cast()) });
                 }
@@ -135,7 +130,8 @@ fn pack(w: &MatRef<BlockQ8_0>, rows: Rows, blocks: Range<usize>, panel: &mut [u8
                 }
             }
             for (bits, source) in bits[eight * 8..].iter_mut().zip(sources) {
-                *bits = source[b].d.to_bits();
+                // SAFETY: as above.
+                *bits = unsafe { &*source.add(b) }.d.to_bits();
             }
         }
         let scales = &mut out[PANEL * BLOCK_LEN * 2..];
@@ -280,7 +276,7 @@ fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) 
         let y = unsafe { y.tile(0, rows.start, rows.len()) };
         return dots_one(prepared, w, rows, y);
     }
-    let token_bytes = blocks * ONE_BLOCK;
+    let token_bytes = super::few_bytes(blocks);
     assert!(rows.end <= w.rows() && rows.end <= y.cols() && prepared.len() == m * token_bytes);
     let groups = m.div_ceil(STRIP);
     let row_bytes = w.stride() * size_of::<BlockQ8_0>();
@@ -322,8 +318,9 @@ const ROWS: usize = 4;
 fn dots_one(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
     let blocks = w.cols();
     assert!(rows.end <= w.rows() && y.len() == rows.len());
-    assert!(prepared.len() == blocks * ONE_BLOCK);
+    assert!(prepared.len() == super::few_bytes(blocks));
     let (elements, scales) = prepared.split_at(blocks * BLOCK_LEN);
+    let scales = &scales[..blocks * size_of::<f32>()];
     for (start, y) in rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
         let mut sums = [_mm256_setzero_ps(); ROWS];
         for (i, sum) in sums[..y.len()].iter_mut().enumerate() {
@@ -395,7 +392,7 @@ fn totals(v: [__m256; ROWS]) -> [f32; ROWS] {
 /// As it says.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn strip<const R: usize, const T: usize>(s: &Strip) {
-    let token_bytes = s.blocks * ONE_BLOCK;
+    let token_bytes = super::few_bytes(s.blocks);
     let runs = s.blocks / RUN;
     let mut sum_f32x8 = [[_mm256_setzero_ps(); T]; R];
     // SAFETY: rows have `blocks` blocks; tokens have as many times 32 elements, and then as many scales.
@@ -455,11 +452,22 @@ unsafe fn strip<const R: usize, const T: usize>(s: &Strip) {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn weight_scales(w: *const BlockQ8_0) -> __m256 {
+    // SAFETY: the caller's promise.
+    _mm256_cvtph_ps(unsafe { eight_scales(w) })
+}
+
+/// The scales of eight blocks, f16.
+///
+/// # Safety
+/// AVX2; the blocks can be read.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn eight_scales(w: *const BlockQ8_0) -> __m128i {
     const { assert!(size_of::<BlockQ8_0>() == 34 && std::mem::offset_of!(BlockQ8_0, d) == 0) };
     // Scale i is at byte 34 · i: word i of the eight that start at byte 32 · i.
     let words = |i: usize| w.cast::<u8>().wrapping_add(32 * i).cast::<__m128i>();
     // SAFETY: the last of the eight words end before the last block does.
-    let d = unsafe {
+    unsafe {
         let d = _mm_loadu_si128(words(0));
         let d = _mm_blend_epi16::<0b0000_0010>(d, _mm_loadu_si128(words(1)));
         let d = _mm_blend_epi16::<0b0000_0100>(d, _mm_loadu_si128(words(2)));
@@ -468,8 +476,7 @@ unsafe fn weight_scales(w: *const BlockQ8_0) -> __m256 {
         let d = _mm_blend_epi16::<0b0010_0000>(d, _mm_loadu_si128(words(5)));
         let d = _mm_blend_epi16::<0b0100_0000>(d, _mm_loadu_si128(words(6)));
         _mm_blend_epi16::<0b1000_0000>(d, _mm_loadu_si128(words(7)))
-    };
-    _mm256_cvtph_ps(d)
+    }
 }
 
 /// The integer product of two blocks, spread over the lanes.

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::super::Rows;
 use super::super::kernel::Tokens;
-use super::{MAGIC, Tile, TileFn, Variant};
+use super::avx2::eight_scales;
+use super::{MAGIC, Part, Tile, TileFn, Variant};
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::view::{MatRef, SharedMat};
 
@@ -13,7 +14,6 @@ pub(in super::super) static AVX512: Variant = Variant {
     panel: PANEL,
     panel_block: PANEL_BLOCK,
     token_block: TOKEN_BLOCK,
-    one_block: ONE_BLOCK,
     quantize,
     quantize_one,
     pack,
@@ -26,7 +26,8 @@ pub(in super::super) static AVX512: Variant = Variant {
         tile::<6>,
         tile::<7>,
     ],
-    few: 1,
+    few: DOTS.len(),
+    look: 2,
     dots,
 };
 
@@ -36,8 +37,6 @@ const PANEL: usize = 32;
 const PANEL_BLOCK: usize = PANEL * BLOCK_LEN + 2 * PANEL * 4;
 /// A token's 32 elements, its scale, its start value.
 const TOKEN_BLOCK: usize = BLOCK_LEN + 4 + 4;
-/// Where there is one token only: 32 elements, 8 offsets, a scale.
-const ONE_BLOCK: usize = BLOCK_LEN + 8 * 4 + 4;
 
 /// A block's scale and elements.
 #[inline]
@@ -87,16 +86,15 @@ fn quantize(tokens: &Tokens, range: Range<usize>, out: &mut [u8]) {
     }
 }
 
-/// All elements, then all offsets, then all scales: a [`Token`].
+/// All elements, plus 128, then all scales.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn quantize_one(x: &[f32], out: &mut [u8]) {
     let (x, _) = x.as_chunks::<BLOCK_LEN>();
-    let (elements, rest) = out.split_at_mut(x.len() * 32);
-    let (offsets, scales) = rest.split_at_mut(x.len() * 32);
+    let (elements, scales) = out.split_at_mut(x.len() * BLOCK_LEN);
     for (b, x) in x.iter().enumerate() {
         let (d, qs) = quantize_block(x);
-        store(&mut elements[b * 32..], qs);
-        store(&mut offsets[b * 32..], offset(qs));
+        let flipped = _mm256_xor_si256(qs, _mm256_set1_epi8(-128));
+        store(&mut elements[b * BLOCK_LEN..], flipped);
         scales[b * 4..][..4].copy_from_slice(&d.to_ne_bytes());
     }
 }
@@ -127,20 +125,15 @@ fn store(out: &mut [u8], v: __m256i) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn pack(w: &MatRef<BlockQ8_0>, rows: Rows, blocks: Range<usize>, panel: &mut [u8]) {
-    let count = blocks.len();
-    assert!(!rows.is_empty() && rows.end <= w.rows() && blocks.end <= w.cols());
-    assert!(panel.len() == count * PANEL_BLOCK && count <= super::DEPTH);
-    let mut scales = [[0_u16; PANEL]; super::DEPTH];
-    let mut sources = [std::ptr::null::<BlockQ8_0>(); PANEL];
-    for (r, source) in sources.iter_mut().enumerate() {
-        let row = w.row((rows.start + r).min(rows.end - 1));
-        *source = row[blocks.clone()].as_ptr();
-    }
+fn pack(w: &MatRef<BlockQ8_0>, part: &Part, next: &Part, panel: &mut [u8]) {
+    let count = part.depth.len();
+    assert!(panel.len() == count * PANEL_BLOCK);
+    let (sources, next) = (part.sources::<PANEL>(w), next.sources::<PANEL>(w));
     let flip = _mm512_set1_epi8(-128);
     for half in 0..2 {
-        let sources = &sources[half * 16..][..16];
+        let (sources, next) = (&sources[half * 16..][..16], &next[half * 16..][..16]);
         for b in 0..count {
+            super::ask_lines(next, b);
             let mut pair_i8x64 = [_mm512_setzero_si512(); 8];
             for (i, pair) in pair_i8x64.iter_mut().enumerate() {
                 // Rows 0..4 beside 4..8, and 8..12 beside 12..16.
@@ -155,10 +148,27 @@ fn pack(w: &MatRef<BlockQ8_0>, rows: Rows, blocks: Range<usize>, panel: &mut [u8
                     )
                 };
             }
-            for r in 0..16 {
-                // SAFETY: each source has `count` blocks.
-                scales[b][half * 16 + r] = unsafe { (*sources[r].add(b)).d.to_bits() };
-            }
+            // SAFETY: each source has `count` blocks.
+            let d = |r: usize| unsafe { (*sources[r].add(b)).d.to_bits().cast_signed() };
+            let d = _mm256_setr_epi16(
+                d(0),
+                d(1),
+                d(2),
+                d(3),
+                d(4),
+                d(5),
+                d(6),
+                d(7),
+                d(8),
+                d(9),
+                d(10),
+                d(11),
+                d(12),
+                d(13),
+                d(14),
+                d(15),
+            );
+            let d = _mm512_cvtph_ps(d);
             let low = transpose(&pair_i8x64[..4]);
             let high = transpose(&pair_i8x64[4..]);
             let out = panel[b * PANEL_BLOCK + half * 64..].as_mut_ptr();
@@ -171,17 +181,12 @@ fn pack(w: &MatRef<BlockQ8_0>, rows: Rows, blocks: Range<usize>, panel: &mut [u8
                     _mm512_storeu_si512(out.add((4 + j) * 128).cast(), _mm512_xor_si512(far, flip));
                 }
             }
-        }
-    }
-    for (scales, out) in scales.iter().zip(panel.chunks_exact_mut(PANEL_BLOCK)) {
-        let out = out[PANEL * BLOCK_LEN..].as_mut_ptr();
-        for half in 0..2 {
-            // SAFETY: 16 scales are a register; the panel's block ends with 4 of f32.
+            let offset = _mm512_mul_ps(d, _mm512_set1_ps(-MAGIC));
+            // SAFETY: a panel's block ends with 4 registers of f32, of which two are this half's.
             unsafe {
-                let d = _mm512_cvtph_ps(_mm256_loadu_si256(scales[half * 16..].as_ptr().cast()));
-                _mm512_storeu_ps(out.add(half * 64).cast(), d);
-                let offset = _mm512_mul_ps(d, _mm512_set1_ps(-MAGIC));
-                _mm512_storeu_ps(out.add(128 + half * 64).cast(), offset);
+                let out = out.add(PANEL * BLOCK_LEN);
+                _mm512_storeu_ps(out.cast(), d);
+                _mm512_storeu_ps(out.add(PANEL * 4).cast(), offset);
             }
         }
     }
@@ -262,70 +267,156 @@ const ROWS: usize = 4;
 /// Blocks of a row that [`dots`] takes at a time: their scales fill a register.
 const RUN: usize = 16;
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
+/// Products of tokens, of `token_bytes` each, with rows of the weights.
+type DotsFn = unsafe fn(&Few, &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>);
+
+/// For 1, 2, 3 … tokens.
+static DOTS: [DotsFn; 6] = [
+    dots_of::<1>,
+    dots_of::<2>,
+    dots_of::<3>,
+    dots_of::<4>,
+    dots_of::<5>,
+    dots_of::<6>,
+];
+
+/// What [`quantize_one`] wrote, of each token.
+struct Few<'a> {
+    prepared: &'a [u8],
+    /// From one token to the next.
+    token_bytes: usize,
+}
+
 fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
-    assert!(rows.end <= w.rows() && y.rows() == 1);
-    // SAFETY: tasks have columns of `y` of their own.
-    let y = unsafe { y.tile(0, rows.start, rows.len()) };
-    let token = Token::split(prepared, w.cols());
-    for (start, y) in rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
-        let mut sums = [_mm512_setzero_ps(); ROWS];
-        for (i, sum) in sums[..y.len()].iter_mut().enumerate() {
-            *sum = dot(w.row(start + i), &token);
+    let few = Few {
+        prepared,
+        token_bytes: prepared.len() / y.rows(),
+    };
+    // SAFETY: a variant is handed out only where the CPU has its instructions.
+    unsafe { DOTS[y.rows() - 1](&few, w, rows, y) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
+fn dots_of<const T: usize>(few: &Few, w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
+    assert!(rows.end <= w.rows() && y.rows() == T);
+    assert!(few.token_bytes == super::few_bytes(w.cols()));
+    assert!(few.prepared.len() == T * few.token_bytes);
+    for start in rows.clone().step_by(ROWS) {
+        let count = ROWS.min(rows.end - start);
+        let mut sums = [[_mm512_setzero_ps(); ROWS]; T];
+        for i in 0..count {
+            // SAFETY: the tokens have as many blocks as the rows.
+            let row = unsafe { dot::<T>(w.row(start + i), few) };
+            for (sums, row) in sums.iter_mut().zip(row) {
+                sums[i] = row;
+            }
         }
-        let totals = totals(sums);
-        y.copy_from_slice(&totals[..y.len()]);
+        for (t, sums) in sums.into_iter().enumerate() {
+            // SAFETY: tasks have columns of `y` of their own.
+            let y = unsafe { y.tile(t, start, count) };
+            // SAFETY: the mask keeps to them.
+            unsafe { _mm_mask_storeu_ps(y.as_mut_ptr(), (1 << count) - 1, totals(sums)) };
+        }
     }
 }
 
-/// The product of a row with a token, spread over the lanes.
+/// The products of a row with `T` tokens, each spread over the lanes. The order of additions is the same for any `T`.
+///
+/// # Safety
+/// The tokens have as many blocks as the row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-fn dot(w: &[BlockQ8_0], token: &Token) -> __m512 {
+unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few) -> [__m512; T] {
+    let x = few.prepared.as_ptr();
+    let elements = |t: usize, b: usize| x.wrapping_add(t * few.token_bytes + b * BLOCK_LEN);
+    let scales = |t: usize, b: usize| {
+        let at = t * few.token_bytes + w.len() * BLOCK_LEN + b * 4;
+        x.wrapping_add(at).cast::<f32>()
+    };
+    let mut sum_f32x16 = [[_mm512_setzero_ps(); 2]; T];
     let (runs, rest) = w.as_chunks::<RUN>();
-    let (elements, elements_rest) = token.elements.as_chunks::<RUN>();
-    let (offsets, offsets_rest) = token.offsets.as_chunks::<RUN>();
-    let (scales, scales_rest) = token.scales.as_chunks::<RUN>();
-    let mut sum_f32x16 = [_mm512_setzero_ps(); 4];
-    for (((w, elements), offsets), scales) in runs.iter().zip(elements).zip(offsets).zip(scales) {
+    for (run, w) in runs.iter().enumerate() {
         super::ask(w.as_ptr().wrapping_add(super::AHEAD), RUN);
-        // SAFETY: the array holds a register.
-        let scales = unsafe { _mm512_loadu_ps(scales.as_ptr()) };
-        let scales = _mm512_mul_ps(weight_scales(w), scales);
-        for i in 0..RUN / 2 {
-            // SAFETY: each of these holds two blocks from 2 · i on.
-            unsafe {
-                let w = pair(&w[2 * i], &w[2 * i + 1]);
-                let x = _mm512_loadu_si512(elements[2 * i..].as_ptr().cast());
-                let offset = _mm512_loadu_si512(offsets[2 * i..].as_ptr().cast());
-                let dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(offset, w, x));
-                let scale = _mm512_permutexvar_ps(halves(2 * i as i32), scales);
-                sum_f32x16[i % 4] = _mm512_fmadd_ps(dot, scale, sum_f32x16[i % 4]);
+        let d = weight_scales(w);
+        // SAFETY: the tokens have as many blocks as the row.
+        unsafe {
+            let scales: [__m512; T] =
+                std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_loadu_ps(scales(t, run * RUN))));
+            for first in (0..RUN).step_by(4) {
+                for i in 0..2 {
+                    let b = first + 2 * i;
+                    let w = pair(&w[b], Some(&w[b + 1]));
+                    for (t, sum) in sum_f32x16.iter_mut().enumerate() {
+                        let x = _mm512_loadu_si512(elements(t, run * RUN + b).cast());
+                        sum[i] = add_pair(sum[i], &w, x, scales[t], b);
+                    }
+                }
             }
         }
     }
-    for (((w, x), offset), scale) in rest
-        .iter()
-        .zip(elements_rest)
-        .zip(offsets_rest)
-        .zip(scales_rest)
-    {
-        // SAFETY: a block's elements and offsets are a register each.
+    if !rest.is_empty() {
+        let first = runs.len() * RUN;
+        let known = (1_u32 << rest.len()) - 1;
+        let mut d = [0_u16; RUN];
+        for (d, w) in d.iter_mut().zip(rest) {
+            *d = w.d.to_bits();
+        }
+        // SAFETY: as above; masks keep to what there is.
         unsafe {
-            let x = _mm256_loadu_si256(x.as_ptr().cast());
-            let offset = _mm256_loadu_si256(offset.as_ptr().cast());
-            let d = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(w.d.to_bits()))));
-            let w = _mm256_loadu_si256(w.qs.as_ptr().cast());
-            let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-            let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(offset, w, x));
-            let product = _mm256_mul_ps(dot, _mm256_set1_ps(d * scale));
-            sum_f32x16[0] = _mm512_add_ps(sum_f32x16[0], _mm512_zextps256_ps512(product));
+            let d = _mm512_cvtph_ps(_mm256_loadu_si256(d.as_ptr().cast()));
+            let scales: [__m512; T] = std::array::from_fn(|t| {
+                _mm512_mul_ps(d, _mm512_maskz_loadu_ps(known as u16, scales(t, first)))
+            });
+            for i in 0..rest.len().div_ceil(2) {
+                let w = pair(&rest[2 * i], rest.get(2 * i + 1));
+                let both = if 2 * i + 1 < rest.len() {
+                    0xff_ff
+                } else {
+                    0xff
+                };
+                for (t, sum) in sum_f32x16.iter_mut().enumerate() {
+                    let x = _mm512_maskz_loadu_epi32(both, elements(t, first + 2 * i).cast());
+                    sum[i % 2] = add_pair(sum[i % 2], &w, x, scales[t], 2 * i);
+                }
+            }
         }
     }
-    _mm512_add_ps(
-        _mm512_add_ps(sum_f32x16[0], sum_f32x16[1]),
-        _mm512_add_ps(sum_f32x16[2], sum_f32x16[3]),
-    )
+    sum_f32x16.map(|[even, odd]| _mm512_add_ps(even, odd))
+}
+
+/// The elements of two blocks, and −128 times the sums of each four of them: what taking the tokens' as `q + 128` adds
+/// to the products, negated.
+struct Pair {
+    elements: __m512i,
+    start: __m512i,
+}
+
+/// Of two blocks, or of one and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn pair(a: &BlockQ8_0, b: Option<&BlockQ8_0>) -> Pair {
+    // SAFETY: a block has 32 elements.
+    let elements = unsafe {
+        let a = _mm512_zextsi256_si512(_mm256_loadu_si256(a.qs.as_ptr().cast()));
+        match b {
+            Some(b) => _mm512_inserti64x4::<1>(a, _mm256_loadu_si256(b.qs.as_ptr().cast())),
+            None => a,
+        }
+    };
+    let zero = _mm512_setzero_si512();
+    let added = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(-128), elements);
+    Pair {
+        elements,
+        start: _mm512_sub_epi32(zero, added),
+    }
+}
+
+/// Adds the products of two blocks with a token's, scaled by the elements `b` and `b + 1` of `scales`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_pair(sum: __m512, w: &Pair, x: __m512i, scales: __m512, b: usize) -> __m512 {
+    let dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(w.start, x, w.elements));
+    _mm512_fmadd_ps(dot, _mm512_permutexvar_ps(halves(b as i32), scales), sum)
 }
 
 /// Lane indices that spread element `i` over the lower half and `i + 1` over the upper one.
@@ -335,76 +426,27 @@ fn halves(i: i32) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_set1_epi32(i), _mm256_set1_epi32(i + 1))
 }
 
-/// The elements of two blocks, plus 128.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pair(a: &BlockQ8_0, b: &BlockQ8_0) -> __m512i {
-    // SAFETY: a block has 32 elements.
-    let (a, b) = unsafe {
-        (
-            _mm256_loadu_si256(a.qs.as_ptr().cast()),
-            _mm256_loadu_si256(b.qs.as_ptr().cast()),
-        )
-    };
-    let pair = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
-    _mm512_xor_si512(pair, _mm512_set1_epi8(-128))
-}
-
 /// The scales of 16 blocks.
 #[inline]
-#[target_feature(enable = "avx512f,f16c")]
+#[target_feature(enable = "avx2,avx512f,f16c")]
 fn weight_scales(w: &[BlockQ8_0; RUN]) -> __m512 {
-    // Put together by integer instructions, whose ports idle here; inserts and gathers want the shuffles' one.
-    let mut fours = [0_u64; 4];
-    for (i, four) in fours.iter_mut().enumerate() {
-        let bits = |b: usize| u64::from(w[i * 4 + b].d.to_bits());
-        *four = bits(0) | bits(1) << 16 | bits(2) << 32 | bits(3) << 48;
-    }
-    let [a, b, c, d] = fours.map(u64::cast_signed);
-    _mm512_cvtph_ps(_mm256_set_epi64x(d, c, b, a))
-}
-
-/// What [`quantize_one`] wrote.
-struct Token<'a> {
-    elements: &'a [[i8; BLOCK_LEN]],
-    /// −128 times the sums of four elements.
-    offsets: &'a [[i32; 8]],
-    scales: &'a [f32],
-}
-
-impl<'a> Token<'a> {
-    fn split(prepared: &'a [u8], blocks: usize) -> Self {
-        assert!(prepared.len() == blocks * ONE_BLOCK);
-        let start = prepared.as_ptr();
-        assert!(start.cast::<[i32; 8]>().is_aligned());
-        // SAFETY: the three lie one after the other and fill `prepared`; any bits are elements of them, and what lies
-        // before each is a multiple of their alignment.
-        unsafe {
-            Self {
-                elements: std::slice::from_raw_parts(start.cast(), blocks),
-                offsets: std::slice::from_raw_parts(start.add(blocks * 32).cast(), blocks),
-                scales: std::slice::from_raw_parts(start.add(blocks * 64).cast(), blocks),
-            }
-        }
-    }
+    // SAFETY: two times eight blocks.
+    let (low, high) = unsafe { (eight_scales(w.as_ptr()), eight_scales(w[8..].as_ptr())) };
+    _mm512_cvtph_ps(_mm256_set_m128i(high, low))
 }
 
 /// The sum of the lanes of each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-fn totals(v: [__m512; ROWS]) -> [f32; ROWS] {
+fn totals(v: [__m512; ROWS]) -> __m128 {
     let mut half = [_mm256_setzero_ps(); ROWS];
     for (half, v) in half.iter_mut().zip(v) {
         *half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
     }
     let v = half;
     let sums = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    let sums = _mm_add_ps(
+    _mm_add_ps(
         _mm256_castps256_ps128(sums),
         _mm256_extractf128_ps::<1>(sums),
-    );
-    let mut out = [0.0; ROWS];
-    // SAFETY: the array holds a register.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
-    out
+    )
 }

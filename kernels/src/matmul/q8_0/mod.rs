@@ -22,9 +22,15 @@
 //! is in f32: TILES take k in order, DOTS in as many partial sums as the variant has lanes and accumulators. Both depend
 //! on the shape alone, not on the number of threads.
 //!
-//! WHY two forms. Packing a panel costs about as much as multiplying it with a few tokens. Up to [`Variant::few`] of them
-//! it is cheaper to meet the weights as they lie: with AVX2 on Zen 3, two threads, 1.7 × as fast at 2 tokens, 1.6 at 4,
-//! 1.15 at 6, and no faster at 8.
+//! WHY two forms. Packing a panel costs about as much as multiplying it with a few tokens, and 32 rows side by side are
+//! slower to read from memory than one after the other. Up to [`Variant::few`] tokens it is cheaper to meet the weights
+//! as they lie: with AVX2 on Zen 3, two threads, 1.7 × as fast at 2 tokens, 1.6 at 4, 1.15 at 6, and no faster at 8; with
+//! AVX-512 on Zen 5, from memory, 1.7 × at 2, 1.8 at 4, which is what the memory gives, 1.2 at 6, and 0.95 at 8. From
+//! the cache TILES would be ahead from 4 on, but a model's weights are not in the cache.
+//!
+//! WHY lines are asked for while another panel is packed: that is when nothing else would be fetched. Spread over the
+//! tiles instead, two panels ahead, 16 tokens from memory took 1.06 × as long with AVX-512 on Zen 5. One panel ahead is
+//! too late there for few tokens; two are 7 % slower than one for the experts of a prompt with AVX2.
 //!
 //! WHY activations are rounded once, before: a product of m tokens with n rows would otherwise round m · k values for
 //! each task. They are interleaved by granules of as many tokens as a tile has, so that a tile reads one stream.
@@ -44,12 +50,11 @@ mod avx512;
 pub(super) use avx2::AVX2;
 pub(super) use avx512::AVX512;
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 use super::Rows;
 use super::kernel::{Kernel, Product, Tokens};
-use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::runtime::Runtime;
 use crate::view::{MatRef, SharedMat, Weights};
@@ -69,7 +74,7 @@ const NEAR: usize = 512 << 10;
 /// Bytes of weights of a task where they are read once, for one token.
 const STREAM: usize = 1 << 20;
 
-/// Blocks from those at hand to those asked for from memory.
+/// Blocks from those at hand to those asked for from memory, where rows are read as they lie.
 const AHEAD: usize = 256;
 
 /// 1.5 · 2²³ as f32: the integers within 2²² of its bit pattern are the floats within 2²² of it.
@@ -77,6 +82,12 @@ const MAGIC: f32 = 12_582_912.0;
 
 /// A block without a larger element than 2⁻¹⁰⁰ counts as zeros.
 const NOTHING: f32 = 1.0 / (1_u128 << 100) as f32;
+
+/// Bytes of a token where there are few: the elements of all blocks, then their scales, and on to a cache line of its
+/// own, so that no load of a register straddles two.
+fn few_bytes(blocks: usize) -> usize {
+    (blocks * (BLOCK_LEN + size_of::<f32>())).next_multiple_of(64)
+}
 
 /// What a variant has of its own.
 pub(super) struct Variant {
@@ -86,16 +97,16 @@ pub(super) struct Variant {
     panel_block: usize,
     /// Bytes of a token's block, scale and all.
     token_block: usize,
-    /// The same where there are few tokens.
-    one_block: usize,
     /// Tokens that are few: the weights are multiplied as they lie, at least 1.
     few: usize,
+    /// Panels from the one that is packed to the one that is asked for from memory meanwhile.
+    look: usize,
     /// Rounds and interleaves the tokens of a granule.
     quantize: unsafe fn(&Tokens, Range<usize>, &mut [u8]),
-    /// Rounds a token for `dots`.
+    /// Rounds a token for `dots`, see [`few_bytes`].
     quantize_one: unsafe fn(&[f32], &mut [u8]),
-    /// Interleaves rows `rows`, blocks `blocks` of the weights into a panel; rows past the end are the last one again.
-    pack: unsafe fn(&MatRef<BlockQ8_0>, Rows, Range<usize>, &mut [u8]),
+    /// Interleaves the first part of the weights into a panel, and asks for the second one from memory meanwhile.
+    pack: unsafe fn(&MatRef<BlockQ8_0>, &Part, &Part, &mut [u8]),
     /// Tiles of 1, 2, 3 … tokens.
     tiles: &'static [TileFn],
     /// Products of few tokens with rows of the weights; those columns of the outputs are written.
@@ -122,7 +133,7 @@ struct Tile<'a> {
 impl Kernel for Variant {
     fn prepared_layout(&self, m: usize, k: usize) -> (usize, usize) {
         if m <= self.few {
-            return (k / BLOCK_LEN * self.one_block, 1);
+            return (few_bytes(k / BLOCK_LEN), 1);
         }
         // Tiles as equal as may be: 8 tokens are 4 + 4, not 6 + 2.
         let granule = m.div_ceil(m.div_ceil(self.tiles.len()));
@@ -176,6 +187,56 @@ impl Kernel for Variant {
     }
 }
 
+/// Where a panel comes from: rows of the weights, and blocks of these.
+#[derive(Clone)]
+struct Part {
+    rows: Rows,
+    depth: Range<usize>,
+}
+
+impl Part {
+    /// Where each of a panel's rows starts; those past the end are the last one again.
+    #[inline(always)]
+    fn sources<const PANEL: usize>(&self, w: &MatRef<BlockQ8_0>) -> [*const BlockQ8_0; PANEL] {
+        let mut sources = [std::ptr::null(); PANEL];
+        for (r, source) in sources.iter_mut().enumerate() {
+            let row = w.row((self.rows.start + r).min(self.rows.end - 1));
+            *source = row[self.depth.clone()].as_ptr();
+        }
+        sources
+    }
+}
+
+/// The panels of some rows, in the order in which they are met: all of a group's panels at one depth, then at the next.
+struct Parts {
+    rows: Rows,
+    blocks: usize,
+    panel: usize,
+    group: usize,
+}
+
+impl Parts {
+    fn len(&self) -> usize {
+        self.rows.len().div_ceil(self.panel) * self.blocks.div_ceil(DEPTH)
+    }
+
+    /// Part `at`, and which of its group's panels it is.
+    fn get(&self, at: usize) -> (Part, usize) {
+        let in_group = self.group * self.blocks.div_ceil(DEPTH);
+        let (group, at) = (at / in_group, at % in_group);
+        let before = group * self.group;
+        let panels = self.rows.len().div_ceil(self.panel) - before;
+        let panels = panels.min(self.group);
+        let (depth, panel) = (at / panels * DEPTH, at % panels);
+        let first = self.rows.start + (before + panel) * self.panel;
+        let part = Part {
+            rows: first..self.rows.end.min(first + self.panel),
+            depth: depth..self.blocks.min(depth + DEPTH),
+        };
+        (part, panel)
+    }
+}
+
 /// The loops around the tiles.
 struct Walk<'a> {
     variant: &'a Variant,
@@ -187,7 +248,6 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn rows(&self, rt: &Runtime, rows: Rows) {
-        let all = rows.clone();
         let (m, blocks) = (self.product.tokens.len(), self.w.cols());
         let Variant {
             panel, panel_block, ..
@@ -202,64 +262,36 @@ impl Walk<'_> {
             .next_multiple_of(self.granule);
         let mut packed = rt.scratch().take::<u8>(DEPTH * panel_block);
         let mut sums = rt.scratch().take::<f32>(group * panel * stretch.min(m));
+        let parts = Parts {
+            rows,
+            blocks,
+            panel,
+            group,
+        };
+        let last = parts.len() - 1;
         for start in (0..m).step_by(stretch) {
             let tokens = start..m.min(start + stretch);
-            for first in rows.clone().step_by(group * panel) {
-                let group = first..rows.end.min(first + group * panel);
-                for from in (0..blocks).step_by(DEPTH) {
-                    let depth = from..blocks.min(from + DEPTH);
-                    let packed = &mut packed[..depth.len() * panel_block];
-                    let sums = sums.chunks_mut(panel * tokens.len());
-                    for (first, sums) in group.clone().step_by(panel).zip(sums) {
-                        let rows = first..group.end.min(first + panel);
-                        let next = if rows.end < group.end {
-                            (rows.end..group.end.min(rows.end + panel), depth.clone())
-                        } else if depth.end < blocks {
-                            (
-                                group.start..group.end.min(group.start + panel),
-                                depth.end..blocks.min(depth.end + DEPTH),
-                            )
-                        } else {
-                            (
-                                group.end..all.end.min(group.end + panel),
-                                0..blocks.min(DEPTH),
-                            )
-                        };
-                        // SAFETY: a variant is handed out only where the CPU has its instructions.
-                        unsafe {
-                            (self.variant.pack)(&self.w, rows.clone(), depth.clone(), packed);
-                        }
-                        self.panel(packed, sums, &tokens, &rows, &depth, &next);
-                    }
-                }
+            let mut sums: Vec<&mut [f32]> = sums.chunks_mut(panel * tokens.len()).collect();
+            for at in 0..parts.len() {
+                let (part, in_group) = parts.get(at);
+                let (next, _) = parts.get((at + self.variant.look).min(last));
+                let packed = &mut packed[..part.depth.len() * panel_block];
+                // SAFETY: a variant is handed out only where the CPU has its instructions.
+                unsafe { (self.variant.pack)(&self.w, &part, &next, packed) };
+                self.panel(packed, sums[in_group], &tokens, &part);
             }
         }
     }
 
     /// Multiplies a panel with a stretch of tokens.
-    fn panel(
-        &self,
-        packed: &[u8],
-        sums: &mut [f32],
-        tokens: &Range<usize>,
-        rows: &Rows,
-        depth: &Range<usize>,
-        next: &(Rows, Range<usize>),
-    ) {
+    fn panel(&self, packed: &[u8], sums: &mut [f32], tokens: &Range<usize>, part: &Part) {
         let Variant {
             panel, token_block, ..
         } = *self.variant;
+        let Part { rows, depth } = part;
         let (first, last) = (depth.start == 0, depth.end == self.w.cols());
         let starts = tokens.clone().step_by(self.granule);
-        let tiles = starts.len();
-        for (at, (start, sums)) in starts
-            .zip(sums.chunks_mut(self.granule * panel))
-            .enumerate()
-        {
-            for row in share(next.0.len(), 1, tiles, at) {
-                let source = self.w.row(next.0.start + row)[next.1.clone()].as_ptr();
-                ask(source, next.1.len());
-            }
+        for (start, sums) in starts.zip(sums.chunks_mut(self.granule * panel)) {
             let count = self.granule.min(tokens.end - start);
             let bytes = count * token_block;
             let prepared = &self.product.prepared[start * self.token_bytes..];
@@ -296,12 +328,24 @@ impl Walk<'_> {
     }
 }
 
-/// Asks for some blocks from memory, which will be wanted soon. Any address will do.
+/// Asks for some blocks from memory, which will be wanted soon, and but once: into L1. Any address will do.
 #[inline(always)]
 fn ask(start: *const BlockQ8_0, blocks: usize) {
     for line in 0..(blocks * size_of::<BlockQ8_0>()).div_ceil(64) {
         let line = start.cast::<i8>().wrapping_add(line * 64);
         // SAFETY: a hint, which every x86-64 has, and which touches no memory as far as the program can tell.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+}
+
+/// Asks for one line of rows of blocks from memory, into L2: what is at hand fills L1. Any addresses will do.
+#[inline(always)]
+fn ask_lines(starts: &[*const BlockQ8_0], line: usize) {
+    if line < (DEPTH * size_of::<BlockQ8_0>()).div_ceil(64) {
+        for start in starts {
+            let line = start.cast::<i8>().wrapping_add(line * 64);
+            // SAFETY: as in `ask`.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+        }
     }
 }
