@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::flash::Element;
-use super::tile::{Block, EXP2, Simd, Tile, meet, widen_rows};
+use super::tile::{Block, EXP2, Place, Simd, Tile, divide, meet, pack_row, widen_rows};
 use crate::level::{Level, Tier};
 
 /// Proof of AVX2, FMA and F16C.
@@ -166,6 +166,21 @@ impl Simd for Avx2 {
         unreachable!("words are f32")
     }
 
+    #[inline(always)]
+    unsafe fn words<const ROUND: bool>(self, from: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        let x = unsafe { _mm256_loadu_ps(from) };
+        if ROUND {
+            value!({
+                // A NaN stays as it is: rounding could make a number of it.
+                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
+                _mm256_blendv_ps(self.round(x), x, nan)
+            })
+        } else {
+            x
+        }
+    }
+
     fn pair_of_ones(self) -> __m256 {
         unreachable!("words are f32")
     }
@@ -204,4 +219,28 @@ impl Simd for Avx2 {
     fn zip_rows(self, _: &[bf16], _: usize, _: &mut [f32], _: usize) {
         unreachable!("words are f32")
     }
+
+    fn pack_row<T: Element>(self, query: &[f32], place: Place, to: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn enabled<S: Simd, T: Element>(s: S, query: &[f32], place: Place, to: &mut [f32]) {
+            pack_row::<S, T>(s, query, place, to);
+        }
+        // SAFETY: an `Avx2` proves that the CPU has these features.
+        unsafe { enabled::<Self, T>(self, query, place, to) }
+    }
+
+    fn divide(self, from: &[f32], by: f32, to: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn enabled(from: &[f32], by: f32, to: &mut [f32]) {
+            divide(from, by, to);
+        }
+        // SAFETY: an `Avx2` proves that the CPU has these features.
+        unsafe { enabled(from, by, to) }
+    }
+}
+
+/// See [`super::round`].
+#[target_feature(enable = "avx2")]
+pub(super) fn round(to: &mut [bf16], from: &[f32]) {
+    super::round(to, from);
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::flash::Element;
-use super::tile::{Block, EXP2, Simd, Tile, meet, widen_rows, zip_rows};
+use super::tile::{Block, EXP2, Place, Simd, Tile, divide, meet, pack_row, widen_rows, zip_rows};
 use crate::level::{Level, Tier};
 
 /// Proof of AVX-512 F, BW, DQ and VL, and with pairs of AVX-512 BF16.
@@ -201,6 +201,25 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
     }
 
     #[inline(always)]
+    unsafe fn words<const ROUND: bool>(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let x = _mm512_loadu_ps(from);
+            if PAIRS {
+                let high = _mm512_loadu_ps(from.add(16));
+                let pairs: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, x));
+                _mm512_castsi512_ps(pairs)
+            } else if ROUND {
+                // A NaN stays as it is: rounding could make a number of it.
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+                _mm512_mask_blend_ps(nan, self.round(x), x)
+            } else {
+                x
+            }
+        }
+    }
+
+    #[inline(always)]
     fn pair_of_ones(self) -> __m512 {
         value!(_mm512_castsi512_ps(_mm512_set1_epi32(0x3f80_3f80)))
     }
@@ -257,6 +276,39 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
         // SAFETY: a `Vectors` proves that the CPU has these features.
         unsafe { enabled(self, from, head_dim, to, stride) }
     }
+
+    fn pack_row<T: Element>(self, query: &[f32], place: Place, to: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn enabled<S: Simd, T: Element>(s: S, query: &[f32], place: Place, to: &mut [f32]) {
+            pack_row::<S, T>(s, query, place, to);
+        }
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+        fn paired<S: Simd, T: Element>(s: S, query: &[f32], place: Place, to: &mut [f32]) {
+            pack_row::<S, T>(s, query, place, to);
+        }
+        if PAIRS {
+            // SAFETY: a `Vectors` with pairs proves that the CPU has these features.
+            unsafe { paired::<Self, T>(self, query, place, to) }
+        } else {
+            // SAFETY: a `Vectors` proves that the CPU has these features.
+            unsafe { enabled::<Self, T>(self, query, place, to) }
+        }
+    }
+
+    fn divide(self, from: &[f32], by: f32, to: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn enabled(from: &[f32], by: f32, to: &mut [f32]) {
+            divide(from, by, to);
+        }
+        // SAFETY: a `Vectors` proves that the CPU has these features.
+        unsafe { enabled(from, by, to) }
+    }
+}
+
+/// See [`super::round`].
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl")]
+pub(super) fn round(to: &mut [bf16], from: &[f32]) {
+    super::round(to, from);
 }
 
 #[inline(always)]

@@ -301,9 +301,7 @@ impl<'a, T: Element> Plan<'a, T> {
                 let column = (kv_head * group + row % group) * dim;
                 // SAFETY: each task has tokens and heads of its own.
                 let to = unsafe { self.out.tile(first + row / group, column, dim) };
-                for (to, out) in to.iter_mut().zip(out) {
-                    *to = out / sum;
-                }
+                simd.divide(out, sum, to);
             }
         });
     }

@@ -42,7 +42,7 @@ use std::num::NonZeroUsize;
 
 use half::bf16;
 
-use crate::level::Tier;
+use crate::level::{Level, Tier};
 #[cfg(target_arch = "x86_64")]
 use crate::op::Op;
 use crate::runtime::Runtime;
@@ -292,11 +292,39 @@ pub fn store_kv(
         KvMut::F32(cache) => store(rt, spec, start, k, v, cache, |to, from| {
             to.copy_from_slice(from);
         }),
-        KvMut::Bf16(cache) => store(rt, spec, start, k, v, cache, |to, from| {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = bf16::from_f32(*from);
-            }
-        }),
+        KvMut::Bf16(cache) => {
+            let round = rounding(rt.level());
+            // SAFETY: the level proves the instructions.
+            store(rt, spec, start, k, v, cache, |to, from| unsafe {
+                round(to, from)
+            });
+        }
+    }
+}
+
+/// Rounds to bf16 with the instructions of a level; the results are the same at all of them.
+fn rounding(level: Level) -> unsafe fn(&mut [bf16], &[f32]) {
+    match level.tier() {
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => avx2::round,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512Vnni | Tier::Avx512Bf16 => avx512::round,
+        _ => round,
+    }
+}
+
+/// As [`bf16::from_f32`], without branches, so that the compiler makes vectors of it.
+#[inline(always)]
+fn round(to: &mut [bf16], from: &[f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        let bits = from.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        let bits = if from.is_nan() {
+            bits >> 16 | 0x40
+        } else {
+            rounded
+        };
+        *to = bf16::from_bits(bits as u16);
     }
 }
 

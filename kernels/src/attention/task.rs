@@ -7,10 +7,8 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use super::flash::{Element, TILE_ROWS};
-use super::tile::{Ahead, Block, LOWEST, Rows, Simd, Tile, scores_len};
+use super::tile::{Ahead, Block, LOWEST, Place, Rows, Simd, Tile, scores_len};
 use super::{AttentionSpec, Cache};
 use crate::scratch::Scratch;
 use crate::view::MatRef;
@@ -103,7 +101,11 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
                     cached(row)
                 }
             };
-            shape.pack::<S, T>(&mut q[shape.at * words..][..shape.rows * words], query);
+            shape.pack::<S, T>(
+                self.simd,
+                &mut q[shape.at * words..][..shape.rows * words],
+                query,
+            );
         }
         out.fill(0.0);
         max.fill(LOWEST);
@@ -341,34 +343,23 @@ impl Shape {
         vector + row % rows..vector + S::LANES
     }
 
-    fn pack<'a, S: Simd, T: Element>(self, to: &mut [f32], query: impl Fn(usize) -> &'a [f32]) {
-        let g = self.g;
-        let round = |x: f32| {
-            if T::ROUND {
-                bf16::from_f32(x).to_f32()
-            } else {
-                x
-            }
+    fn pack<'a, S: Simd, T: Element>(
+        self,
+        simd: S,
+        to: &mut [f32],
+        query: impl Fn(usize) -> &'a [f32],
+    ) {
+        let place = |row| Place {
+            row,
+            rows: self.rows,
+            g: self.g,
         };
-        for row in 0..self.rows {
-            let groups = to.chunks_exact_mut(g).skip(row).step_by(self.rows);
-            if row >= self.used {
-                groups.for_each(|group| group.fill(0.0));
-            } else if S::PAIRS {
-                let (pairs, _) = query(self.first + row).as_chunks::<2>();
-                for (group, pairs) in groups.zip(pairs.chunks_exact(g)) {
-                    for (word, [even, odd]) in group.iter_mut().zip(pairs) {
-                        let odd = round(*odd).to_bits();
-                        *word = f32::from_bits(round(*even).to_bits() >> 16 | odd);
-                    }
-                }
-            } else {
-                for (group, from) in groups.zip(query(self.first + row).chunks_exact(g)) {
-                    for (word, from) in group.iter_mut().zip(from) {
-                        *word = round(*from);
-                    }
-                }
-            }
+        for row in 0..self.used {
+            simd.pack_row::<T>(query(self.first + row), place(row), to);
+        }
+        for row in self.used..self.rows {
+            let groups = to.chunks_exact_mut(self.g).skip(row).step_by(self.rows);
+            groups.for_each(|group| group.fill(0.0));
         }
     }
 

@@ -86,6 +86,12 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// Probabilities of 2G keys as words: rounded, and those of two neighbouring keys side by side.
     fn pair<const G: usize>(self, a: Self::V, b: Self::V) -> Self::V;
 
+    /// `LANES` words of a query: pairs of its elements, or these, rounded to bf16 where `ROUND`.
+    ///
+    /// # Safety
+    /// Their elements can be read.
+    unsafe fn words<const ROUND: bool>(self, from: *const f32) -> Self::V;
+
     /// The word that makes [`Simd::mac`] a sum.
     fn pair_of_ones(self) -> Self::V;
 
@@ -99,6 +105,10 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn widen_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
     /// [`zip_rows`] with the instructions enabled.
     fn zip_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
+    /// [`pack_row`] with the instructions enabled.
+    fn pack_row<T: Element>(self, query: &[f32], place: Place, to: &mut [f32]);
+    /// [`divide`] with the instructions enabled.
+    fn divide(self, from: &[f32], by: f32, to: &mut [f32]);
 }
 
 /// The polynomial for 2ᶠ on 0 ≤ f < 1, lowest power first: the least relative error of this degree is 7.5e-8, with f32
@@ -214,6 +224,71 @@ pub(super) fn zip_rows<S: Simd>(
             // SAFETY: the rows have the head size, which is a multiple of the lanes, and the lanes are at most 16.
             unsafe { simd.store(to.as_mut_ptr().add(at), simd.zip(even, odd)) };
         }
+    }
+}
+
+/// Where a query lies among those of its tile.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// Its row, and how many there are.
+    pub(super) row: usize,
+    pub(super) rows: usize,
+    /// Neighbouring words of a row in a vector.
+    pub(super) g: usize,
+}
+
+/// Makes words of a query, and puts them where its tile wants them, `[words / G][R][G]`.
+#[inline(always)]
+pub(super) fn pack_row<S: Simd, T: Element>(simd: S, query: &[f32], place: Place, to: &mut [f32]) {
+    const { assert!(S::LANES <= 16) };
+    let Place { row, rows, g } = place;
+    let elements = S::LANES * if S::PAIRS { 2 } else { 1 };
+    let mut at = row * g;
+    for query in query.chunks(elements) {
+        let mut padded = [0.0; 32];
+        let from = if query.len() == elements {
+            query.as_ptr()
+        } else {
+            padded[..query.len()].copy_from_slice(query);
+            padded.as_ptr()
+        };
+        let mut words = [0.0_f32; 16];
+        // SAFETY: there are as many elements as a vector of words is made of, and room for those.
+        unsafe {
+            let v = if T::ROUND {
+                simd.words::<true>(from)
+            } else {
+                simd.words::<false>(from)
+            };
+            simd.store(words.as_mut_ptr(), v);
+        }
+        let count = query.len() / (elements / S::LANES);
+        match g {
+            1 => scatter::<1>(&words[..count], rows, to, &mut at),
+            2 => scatter::<2>(&words[..count], rows, to, &mut at),
+            4 => scatter::<4>(&words[..count], rows, to, &mut at),
+            8 => scatter::<8>(&words[..count], rows, to, &mut at),
+            _ => scatter::<16>(&words[..count], rows, to, &mut at),
+        }
+    }
+}
+
+/// Puts groups of `G` words `rows` groups apart, from `at` on.
+#[inline(always)]
+fn scatter<const G: usize>(words: &[f32], rows: usize, to: &mut [f32], at: &mut usize) {
+    for group in words.as_chunks::<G>().0 {
+        *to[*at..]
+            .first_chunk_mut()
+            .expect("a tile's queries have room for all") = *group;
+        *at += rows * G;
+    }
+}
+
+/// `to = from / by`.
+#[inline(always)]
+pub(super) fn divide(from: &[f32], by: f32, to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from / by;
     }
 }
 

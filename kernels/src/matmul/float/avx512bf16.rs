@@ -48,7 +48,7 @@ const BLOCK: usize = 32;
 const PANEL: usize = 32;
 
 /// Bytes from the weights at hand to those that [`lone`] asks for from memory.
-const AHEAD: usize = 8 << 10;
+const AHEAD: usize = 2 << 10;
 
 /// The 32 elements at `p`.
 ///

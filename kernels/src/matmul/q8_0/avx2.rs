@@ -25,6 +25,7 @@ pub(in super::super) static AVX2: Variant = Variant {
     tiles: &[tile::<1> as TileFn, tile::<2>, tile::<3>, tile::<4>],
     few: 6,
     look: 1,
+    pack_tokens: 16,
     dots,
 };
 
@@ -112,9 +113,11 @@ fn store(out: &mut [u8], v: __m256i) {
 #[target_feature(enable = "avx2,f16c")]
 fn pack(w: &MatRef<BlockQ8_0>, part: &Part, next: &Part, panel: &mut [u8]) {
     assert!(panel.len() == part.depth.len() * PANEL_BLOCK);
-    let (sources, next) = (part.sources::<PANEL>(w), next.sources::<PANEL>(w));
+    let sources = part.sources::<PANEL>(w);
+    let mut asked = [std::ptr::null(); PANEL];
+    let asked = next.starts(w, &mut asked);
     for (b, out) in panel.chunks_exact_mut(PANEL_BLOCK).enumerate() {
-        super::ask_lines(&next, b);
+        super::ask_lines(asked, b);
         let mut bits = [0_u16; PANEL];
         for (eight, sources) in sources.chunks_exact(8).enumerate() {
             for half in 0..2 {

@@ -28,6 +28,7 @@ pub(in super::super) static AVX512: Variant = Variant {
     ],
     few: DOTS.len(),
     look: 2,
+    pack_tokens: 8,
     dots,
 };
 
@@ -128,12 +129,16 @@ fn store(out: &mut [u8], v: __m256i) {
 fn pack(w: &MatRef<BlockQ8_0>, part: &Part, next: &Part, panel: &mut [u8]) {
     let count = part.depth.len();
     assert!(panel.len() == count * PANEL_BLOCK);
-    let (sources, next) = (part.sources::<PANEL>(w), next.sources::<PANEL>(w));
+    let sources = part.sources::<PANEL>(w);
+    let mut asked = [std::ptr::null(); PANEL];
+    let asked = next.starts(w, &mut asked);
     let flip = _mm512_set1_epi8(-128);
     for half in 0..2 {
-        let (sources, next) = (&sources[half * 16..][..16], &next[half * 16..][..16]);
+        let sources = &sources[half * 16..][..16];
+        let (first, last) = asked.split_at(asked.len().min(16));
+        let asked = if half == 0 { first } else { last };
         for b in 0..count {
-            super::ask_lines(next, b);
+            super::ask_lines(asked, b);
             let mut pair_i8x64 = [_mm512_setzero_si512(); 8];
             for (i, pair) in pair_i8x64.iter_mut().enumerate() {
                 // Rows 0..4 beside 4..8, and 8..12 beside 12..16.

@@ -55,6 +55,7 @@ use std::ops::Range;
 
 use super::Rows;
 use super::kernel::{Kernel, Product, Tokens};
+use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::runtime::Runtime;
 use crate::view::{MatRef, SharedMat, Weights};
@@ -101,6 +102,8 @@ pub(super) struct Variant {
     few: usize,
     /// Panels from the one that is packed to the one that is asked for from memory meanwhile.
     look: usize,
+    /// Tokens whose products with a panel take as long as packing it does.
+    pack_tokens: usize,
     /// Rounds and interleaves the tokens of a granule.
     quantize: unsafe fn(&Tokens, Range<usize>, &mut [u8]),
     /// Rounds a token for `dots`, see [`few_bytes`].
@@ -195,14 +198,37 @@ struct Part {
 }
 
 impl Part {
-    /// Where each of a panel's rows starts; those past the end are the last one again.
+    /// The first rows, up to `count`, and the others.
+    fn split(self, count: usize) -> (Self, Self) {
+        let Self { rows, depth } = self;
+        let middle = rows.end.min(rows.start + count);
+        let part = |rows| Self {
+            rows,
+            depth: depth.clone(),
+        };
+        (part(rows.start..middle), part(middle..rows.end))
+    }
+
+    /// Where each row starts, as many as there are.
+    #[inline(always)]
+    fn starts<'a>(
+        &self,
+        w: &MatRef<BlockQ8_0>,
+        starts: &'a mut [*const BlockQ8_0],
+    ) -> &'a [*const BlockQ8_0] {
+        for (start, row) in starts.iter_mut().zip(self.rows.clone()) {
+            *start = w.row(row)[self.depth.clone()].as_ptr();
+        }
+        &starts[..self.rows.len()]
+    }
+
+    /// Where each of a panel's rows starts, of which there is one at least; those past the end are the last one again.
     #[inline(always)]
     fn sources<const PANEL: usize>(&self, w: &MatRef<BlockQ8_0>) -> [*const BlockQ8_0; PANEL] {
         let mut sources = [std::ptr::null(); PANEL];
-        for (r, source) in sources.iter_mut().enumerate() {
-            let row = w.row((self.rows.start + r).min(self.rows.end - 1));
-            *source = row[self.depth.clone()].as_ptr();
-        }
+        let count = self.starts(w, &mut sources).len();
+        let last = sources[count - 1];
+        sources[count..].fill(last);
         sources
     }
 }
@@ -271,27 +297,43 @@ impl Walk<'_> {
         let last = parts.len() - 1;
         for start in (0..m).step_by(stretch) {
             let tokens = start..m.min(start + stretch);
+            let early =
+                panel * self.variant.pack_tokens / (self.variant.pack_tokens + tokens.len());
             let mut sums: Vec<&mut [f32]> = sums.chunks_mut(panel * tokens.len()).collect();
             for at in 0..parts.len() {
                 let (part, in_group) = parts.get(at);
                 let (next, _) = parts.get((at + self.variant.look).min(last));
+                let (while_packing, while_multiplying) = next.split(early);
                 let packed = &mut packed[..part.depth.len() * panel_block];
                 // SAFETY: a variant is handed out only where the CPU has its instructions.
-                unsafe { (self.variant.pack)(&self.w, &part, &next, packed) };
-                self.panel(packed, sums[in_group], &tokens, &part);
+                unsafe { (self.variant.pack)(&self.w, &part, &while_packing, packed) };
+                self.panel(packed, sums[in_group], &tokens, &part, &while_multiplying);
             }
         }
     }
 
     /// Multiplies a panel with a stretch of tokens.
-    fn panel(&self, packed: &[u8], sums: &mut [f32], tokens: &Range<usize>, part: &Part) {
+    fn panel(
+        &self,
+        packed: &[u8],
+        sums: &mut [f32],
+        tokens: &Range<usize>,
+        part: &Part,
+        next: &Part,
+    ) {
         let Variant {
             panel, token_block, ..
         } = *self.variant;
         let Part { rows, depth } = part;
         let (first, last) = (depth.start == 0, depth.end == self.w.cols());
         let starts = tokens.clone().step_by(self.granule);
-        for (start, sums) in starts.zip(sums.chunks_mut(self.granule * panel)) {
+        let tiles = starts.len();
+        let of_tiles = starts.zip(sums.chunks_mut(self.granule * panel));
+        for (at, (start, sums)) in of_tiles.enumerate() {
+            for row in share(next.rows.len(), 1, tiles, at) {
+                let source = self.w.row(next.rows.start + row)[next.depth.clone()].as_ptr();
+                ask_rows(&[source], next.depth.len());
+            }
             let count = self.granule.min(tokens.end - start);
             let bytes = count * token_block;
             let prepared = &self.product.prepared[start * self.token_bytes..];
@@ -335,6 +377,14 @@ fn ask(start: *const BlockQ8_0, blocks: usize) {
         let line = start.cast::<i8>().wrapping_add(line * 64);
         // SAFETY: a hint, which every x86-64 has, and which touches no memory as far as the program can tell.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+}
+
+/// Asks for some blocks of rows from memory, as [`ask_lines`].
+#[inline(always)]
+fn ask_rows(starts: &[*const BlockQ8_0], blocks: usize) {
+    for line in 0..(blocks * size_of::<BlockQ8_0>()).div_ceil(64) {
+        ask_lines(starts, line);
     }
 }
 
