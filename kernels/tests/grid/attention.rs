@@ -227,7 +227,7 @@ fn spec(n_head: usize, n_kv_head: usize, head_dim: usize, window: usize) -> Atte
 }
 
 pub fn grid(op: Op) {
-    storing();
+    levels(op).into_iter().for_each(storing);
     oracle_against_f64(op);
     let bench = Bench::new(op);
     shapes(&bench);
@@ -473,14 +473,34 @@ fn exponential(bench: &Bench) {
     }
 }
 
-fn storing() {
+/// At each level: values that rounding could get wrong are among those that are stored.
+fn storing(level: Level) {
     let mut rng = Rng::new(2);
-    let (heads, dim, capacity) = (3, 10, 40);
+    let odd = [
+        f32::NAN,
+        -f32::NAN,
+        f32::from_bits(0x7f80_0001),
+        f32::from_bits(0xffff_ffff),
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN,
+        f32::from_bits(1),
+        -0.0,
+        f32::from_bits(0x3f80_8000),
+        f32::from_bits(0x3f81_8000),
+        f32::from_bits(0x3f80_7fff),
+        f32::from_bits(0x3f80_8001),
+    ];
+    let (heads, dim, capacity) = (3, 42, 40);
     let spec = spec(heads, heads, dim, 0);
-    let rt = runtime(Level::SCALAR, 2);
+    let rt = runtime(level, 2);
     for (start, tokens) in [(0, 0), (0, 1), (39, 1), (7, 33), (40, 0)] {
         let width = heads * dim;
-        let (k, v) = (rng.f32s(tokens * width), rng.f32s(tokens * width));
+        let (mut k, v) = (rng.f32s(tokens * width), rng.f32s(tokens * width));
+        for (k, odd) in k.iter_mut().step_by(5).zip(odd.iter().cycle()) {
+            *k = *odd;
+        }
         let view = |data| MatRef::new(data, tokens, width).unwrap();
         let untouched = f32::from_bits(0x7fc1_0000);
         let mut f = [
