@@ -1,8 +1,5 @@
 //! `tokgate cluster` as a user runs it, by `mpirun` on this machine: what it says, and how it ends when a rank fails.
 //! `cluster` has the arithmetic, for more ranks and shares.
-//!
-//! `TOKGATE_MPI` names a tokgate with the feature `mpi`: to build this test with it would build all of its dependencies
-//! anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The program, or `None` with a word about it.
-fn program() -> Option<String> {
-    let program = std::env::var("TOKGATE_MPI").ok();
-    if program.is_none() {
-        eprintln!("skipped: TOKGATE_MPI names no tokgate that was built with the feature mpi");
-    }
-    program
-}
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tokgate");
 
 fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -26,7 +16,7 @@ fn model(name: &str) -> PathBuf {
 }
 
 /// `mpirun -n RANKS tokgate cluster ARGS`.
-fn mpirun(program: &str, ranks: usize, args: &[&str]) -> Command {
+fn mpirun(ranks: usize, args: &[&str]) -> Command {
     let mut command = Command::new("mpirun");
     command
         .args([
@@ -36,7 +26,7 @@ fn mpirun(program: &str, ranks: usize, args: &[&str]) -> Command {
             "none",
             "-n",
         ])
-        .args([&ranks.to_string(), program, "cluster"])
+        .args([&ranks.to_string(), PROGRAM, "cluster"])
         .args(args)
         // Open MPI looks at every network of a machine for one that it could use.
         .env("OMPI_MCA_btl", "self,vader,tcp")
@@ -51,7 +41,6 @@ fn text(output: &Output) -> (String, String) {
 
 #[test]
 fn two_and_three_ranks_say_what_one_process_says() {
-    let Some(program) = program() else { return };
     for (name, shares) in [("sort-dense.gguf", "50,50"), ("sort-moe.gguf", "60,10,30")] {
         let model = model(name);
         let model = model.to_str().unwrap();
@@ -59,7 +48,7 @@ fn two_and_three_ranks_say_what_one_process_says() {
         let options = [
             "-m", model, "-p", prompt, "-n", "16", "--temp", "0", "-t", "1",
         ];
-        let alone = Command::new(&program)
+        let alone = Command::new(PROGRAM)
             .arg("run")
             .args(options)
             .output()
@@ -67,7 +56,7 @@ fn two_and_three_ranks_say_what_one_process_says() {
         let mut args = vec!["run", "--shares", shares];
         args.extend(options);
         let ranks = shares.split(',').count();
-        let together = mpirun(&program, ranks, &args).output().unwrap();
+        let together = mpirun(ranks, &args).output().unwrap();
         let ((wanted, _), (said, errors)) = (text(&alone), text(&together));
         assert!(together.status.success(), "{errors}");
         assert_eq!(said, wanted, "{name} {shares}");
@@ -77,7 +66,6 @@ fn two_and_three_ranks_say_what_one_process_says() {
 
 #[test]
 fn a_bench_tells_where_the_time_went() {
-    let Some(program) = program() else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("exchanges.csv");
     let model = model("sort-dense.gguf");
@@ -102,7 +90,7 @@ fn a_bench_tells_where_the_time_went() {
         "--log",
         log.to_str().unwrap(),
     ];
-    let output = mpirun(&program, 2, &args).output().unwrap();
+    let output = mpirun(2, &args).output().unwrap();
     let (out, errors) = text(&output);
     assert!(output.status.success(), "{errors}");
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -120,13 +108,12 @@ fn a_bench_tells_where_the_time_went() {
 
 #[test]
 fn another_version_of_the_model_is_named() {
-    let Some(program) = program() else { return };
     let folder = tempfile::tempdir().unwrap();
     // Each rank reads the file of its own name.
     fs::copy(model("sort-dense.gguf"), folder.path().join("0.gguf")).unwrap();
     fs::copy(model("sort-moe.gguf"), folder.path().join("1.gguf")).unwrap();
     let script = format!(
-        "exec {program} cluster run -m {}/$OMPI_COMM_WORLD_RANK.gguf -p x -t 1",
+        "exec {PROGRAM} cluster run -m {}/$OMPI_COMM_WORLD_RANK.gguf -p x -t 1",
         folder.path().display()
     );
     let output = Command::new("mpirun")
@@ -157,8 +144,7 @@ fn another_version_of_the_model_is_named() {
 
 #[test]
 fn a_rank_that_hangs_ends_all_and_is_named() {
-    let Some(program) = program() else { return };
-    let (output, pids, took) = after_signal(&program, "-STOP");
+    let (output, pids, took) = after_signal("-STOP");
     let (_, errors) = text(&output);
     assert!(!output.status.success());
     assert!(
@@ -170,8 +156,7 @@ fn a_rank_that_hangs_ends_all_and_is_named() {
 
 #[test]
 fn a_rank_that_dies_ends_all() {
-    let Some(program) = program() else { return };
-    let (output, pids, took) = after_signal(&program, "-KILL");
+    let (output, pids, took) = after_signal("-KILL");
     let (_, errors) = text(&output);
     assert!(!output.status.success());
     assert!(
@@ -182,7 +167,7 @@ fn a_rank_that_dies_ends_all() {
 }
 
 /// What comes of a long bench on two ranks where the second gets a signal, the ranks' pids, and how long it took.
-fn after_signal(program: &str, signal: &str) -> (Output, Vec<u32>, Duration) {
+fn after_signal(signal: &str) -> (Output, Vec<u32>, Duration) {
     let model = model("sort-dense.gguf");
     let args = [
         "bench",
@@ -196,7 +181,7 @@ fn after_signal(program: &str, signal: &str) -> (Output, Vec<u32>, Duration) {
         "1",
         "--no-baseline",
     ];
-    let mut command = mpirun(program, 2, &args);
+    let mut command = mpirun(2, &args);
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
