@@ -1,6 +1,7 @@
 //! What carries bytes between ranks, and the carrier between threads of one process.
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,17 +61,21 @@ pub struct ThreadWire {
     to: Vec<Sender<Vec<u8>>>,
     from: Vec<Receiver<Vec<u8>>>,
     patience: Duration,
+    /// The rank that was the first to end: the others end because of it, and name it.
+    first_ended: Arc<OnceLock<usize>>,
 }
 
 impl ThreadWire {
     /// The wires of `size` ranks.
     pub fn all(size: usize, patience: Duration) -> Vec<Self> {
+        let first_ended = Arc::new(OnceLock::new());
         let mut wires: Vec<Self> = (0..size)
             .map(|rank| Self {
                 rank,
                 to: Vec::with_capacity(size),
                 from: Vec::with_capacity(size),
                 patience,
+                first_ended: Arc::clone(&first_ended),
             })
             .collect();
         for from in 0..size {
@@ -81,6 +86,13 @@ impl ThreadWire {
             }
         }
         wires
+    }
+}
+
+impl Drop for ThreadWire {
+    fn drop(&mut self) {
+        // Before its channels close, which is what the others see.
+        self.first_ended.get_or_init(|| self.rank);
     }
 }
 
@@ -99,7 +111,7 @@ impl Wire for ThreadWire {
         receives: &mut [(usize, &mut [u8])],
     ) -> Result<(), Lost> {
         let ended = |rank| Lost::Rank {
-            rank,
+            rank: *self.first_ended.get().unwrap_or(&rank),
             how: "has ended".to_owned(),
         };
         for (to, data) in sends {
