@@ -47,7 +47,8 @@ const BLOCK: usize = 32;
 /// Weight rows of a panel: two registers.
 const PANEL: usize = 32;
 
-/// Bytes from the weights at hand to those that [`lone`] asks for from memory.
+/// Bytes from the weights at hand to those that [`lone`] asks for from memory. On Zen 5, two threads, 8 KiB are 10 % slower
+/// at rows of 1024 and 2 to 6 % at 4096; with one thread they are 4 % faster.
 const AHEAD: usize = 2 << 10;
 
 /// The 32 elements at `p`.

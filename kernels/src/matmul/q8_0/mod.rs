@@ -28,9 +28,11 @@
 //! AVX-512 on Zen 5, from memory, 1.7 × at 2, 1.8 at 4, which is what the memory gives, 1.2 at 6, and 0.95 at 8. From
 //! the cache TILES would be ahead from 4 on, but a model's weights are not in the cache.
 //!
-//! WHY lines are asked for while another panel is packed: that is when nothing else would be fetched. Spread over the
-//! tiles instead, two panels ahead, 16 tokens from memory took 1.06 × as long with AVX-512 on Zen 5. One panel ahead is
-//! too late there for few tokens; two are 7 % slower than one for the experts of a prompt with AVX2.
+//! WHY a panel's rows are asked for from memory while others are packed and multiplied, in proportion to the time that
+//! each takes: asked for in a burst, they wait for each other, and what is packed waits for them. All while packing took
+//! 1.07 × as long for 16 tokens from memory (AVX-512, Zen 5, two threads), 1.09 × for 32 and 1.05 × for the experts of a
+//! prompt; all between the tiles is slower still for few tokens. One panel ahead is too late there; with AVX2 two are 7 %
+//! slower than one for the experts of a prompt.
 //!
 //! WHY activations are rounded once, before: a product of m tokens with n rows would otherwise round m · k values for
 //! each task. They are interleaved by granules of as many tokens as a tile has, so that a tile reads one stream.
