@@ -16,11 +16,11 @@
 //! NUMERICS. What is lost to the definition is the activations' rounding: half of d[b] for each element, at most 1/254 of
 //! its block's largest. All else is small beside it. The inner sum is exact: |q_w · q| ≤ 128 · 127, so that 32 of them
 //! stay below 2¹⁹. A variant that starts its sums elsewhere (AVX-512 takes weights as `q_w + 128` in TILES and tokens as
-//! `q + 128` in DOTS, TILES start at [`MAGIC`]) subtracts what it added, to the bit. `MAGIC` makes floats of sums without an instruction: its bit pattern
-//! plus an integer within 2²² *is* the float MAGIC plus that integer, and `(MAGIC + sum) · d_w − MAGIC · d_w` rounds once,
-//! by a fused multiply-add, for `MAGIC · d_w` is exact: the one has 2 significant bits, the other 11. The sum over blocks
-//! is in f32: TILES take k in order, DOTS in as many partial sums as the variant has lanes and accumulators. Both depend
-//! on the shape alone, not on the number of threads.
+//! `q + 128` in DOTS, TILES start at [`MAGIC`]) subtracts what it added, to the bit. `MAGIC` makes floats of sums without
+//! an instruction: its bit pattern plus an integer within 2²² *is* the float MAGIC plus that integer, and
+//! `(MAGIC + sum) · d_w − MAGIC · d_w` rounds once, by a fused multiply-add, for `MAGIC · d_w` is exact: the one has 2
+//! significant bits, the other 11. The sum over blocks is in f32: TILES take k in order, DOTS in as many partial sums as
+//! the variant has lanes and accumulators. Both depend on the shape alone, not on the number of threads.
 //!
 //! WHY two forms. Packing a panel costs about as much as multiplying it with a few tokens, and 32 rows side by side are
 //! slower to read from memory than one after the other. Up to [`Variant::few`] tokens it is cheaper to meet the weights
@@ -74,7 +74,7 @@ const TOKENS: usize = 640;
 /// Bytes of activations that may be walked again for each panel.
 const NEAR: usize = 512 << 10;
 
-/// Bytes of weights of a task where they are read once, for one token.
+/// Bytes of weights of a task where they are read once, for few tokens.
 const STREAM: usize = 1 << 20;
 
 /// Blocks from those at hand to those asked for from memory, where rows are read as they lie.
