@@ -1,7 +1,7 @@
 //! Files that are written whole or not at all: into a temporary file beside the place, which then takes it in one step.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -20,4 +20,15 @@ pub(crate) fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)
+}
+
+/// Where this user's programs keep what could be had again, and in it what is ours: below `$XDG_CACHE_HOME`, or
+/// `~/.cache`.
+pub(crate) fn cache_folder() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("tokgate")
 }

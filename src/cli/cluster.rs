@@ -12,13 +12,17 @@ use crate::cluster::network::Network;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Several machines run one model together, each with a part of every layer; mpirun
-starts them. Ranks agree on the model at start; every machine needs its file.
+starts them. Ranks agree on the model at start; every machine needs its file, or
+gets it with --send-weights.
 
 Examples:
   mpirun -n 2 --host one,two --bind-to none \\
     tokgate cluster bench -m llama2-7b.gguf --shares auto -n 64
   mpirun -n 2 --host one,two --bind-to none \\
     tokgate cluster run -m llama2-7b.gguf -p 'Once upon a time' -n 64
+  mpirun -n 2 --host one,two --bind-to none \\
+    tokgate cluster run -m llama2-7b.gguf --send-weights -p Hello
+                                       rank 0 alone has the file
   tokgate cluster bench -m llama2-7b.gguf --model-network 160,1
                                        what more such machines would do
   tokgate cluster bench -m tiny.gguf --in-process 2       threads, without MPI")]
@@ -54,6 +58,14 @@ pub struct MemberArgs {
     /// Run N ranks as threads of this process instead of those that mpirun started.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub in_process: Option<usize>,
+
+    /// Send rank 0's model to ranks that have no file of it, which keep it for the next time.
+    #[arg(long)]
+    pub send_weights: bool,
+
+    /// Where ranks keep what they were sent. [default: tokgate/weights in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "DIR", requires = "send_weights")]
+    pub weights_cache: Option<PathBuf>,
 
     /// Make every message come this much later, to see what a slower network would do.
     #[arg(long, default_value_t = 0, value_name = "US")]

@@ -165,10 +165,10 @@ impl<'w> Exchange<'w> {
         let mut entry = self.enter(purpose, 0);
         if rank == 0 {
             let sends: Vec<(usize, &[u8])> = (1..ranks).map(|to| (to, &*data)).collect();
-            self.carry(&sends, &mut [])?;
+            self.round(&sends, &mut [])?;
             entry.sent = (data.len() * (ranks - 1)) as u64;
         } else {
-            self.carry(&[], &mut [(0, data)])?;
+            self.round(&[], &mut [(0, data)])?;
         }
         entry.rounds = 1;
         self.leave(entry);
@@ -231,9 +231,9 @@ impl<'w> Exchange<'w> {
             let others = all.iter_mut().enumerate().skip(1);
             let mut receives: Vec<(usize, &mut [u8])> =
                 others.map(|(from, data)| (from, &mut data[..])).collect();
-            self.carry(&[], &mut receives)?;
+            self.round(&[], &mut receives)?;
         } else {
-            self.carry(&[(0, data)], &mut [])?;
+            self.round(&[(0, data)], &mut [])?;
             entry.sent = data.len() as u64;
         }
         entry.rounds = 1;
@@ -258,12 +258,12 @@ impl<'w> Exchange<'w> {
         for _ in 0..tries.max(1) {
             let start = self.now();
             if self.rank() == 0 {
-                self.carry(&[(other, &data)], &mut [])?;
-                self.carry(&[], &mut [(other, &mut data)])?;
+                self.round(&[(other, &data)], &mut [])?;
+                self.round(&[], &mut [(other, &mut data)])?;
             } else {
-                self.carry(&[], &mut [(0, &mut data)])?;
+                self.round(&[], &mut [(0, &mut data)])?;
                 data[..8].copy_from_slice(&self.now().to_le_bytes());
-                self.carry(&[(0, &data)], &mut [])?;
+                self.round(&[(0, &data)], &mut [])?;
             }
             let end = self.now();
             times.push((end - start) as f64 / 1e3);
@@ -371,8 +371,12 @@ impl<'w> Exchange<'w> {
         }
     }
 
-    /// One round of messages; what comes in comes later if that was asked for. A sleep would not be exact enough.
-    fn carry(
+    /// One round of messages, as sender and receiver expect it; it gets no line in the log. What comes in comes later if
+    /// that was asked for: a sleep would not be exact enough.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn round(
         &mut self,
         sends: &[(usize, &[u8])],
         receives: &mut [(usize, &mut [u8])],

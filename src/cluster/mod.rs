@@ -32,11 +32,13 @@ pub mod agree;
 pub mod bench;
 pub mod exchange;
 pub mod generate;
+pub mod manifest;
 pub mod member;
 #[cfg(feature = "mpi")]
 pub mod mpi;
 pub mod network;
 pub mod plan;
 pub mod report;
+pub mod send;
 pub mod timing;
 pub mod wire;

@@ -195,6 +195,17 @@ impl ModelFile {
     }
 }
 
+/// The paths of all files that [`ModelFile::open`] opens for a model.
+///
+/// # Errors
+/// [`ModelError`] if they cannot be found by what the first of them says.
+pub fn paths(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    Ok(match kind(path)? {
+        Kind::Folder => Folder::paths(path)?,
+        Kind::Gguf => Parts::paths(path)?,
+    })
+}
+
 /// Which of the two a path is.
 pub(super) enum Kind {
     Gguf,

@@ -48,6 +48,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::record::adapters::AdapterError;
 use crate::record::{NoProject, Project};
+use crate::whole::cache_folder;
 
 pub use build::Binary;
 pub use discover::BenchTarget;
@@ -255,18 +256,11 @@ impl Lab {
 /// The lab of the project at `root`: the same each time, so that what was built is found again.
 fn place(root: &Path) -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = || {
-        variable("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir)
-            .join("tokgate")
-    };
     let mut hasher = DefaultHasher::new();
     root.hash(&mut hasher);
     let name = root.file_name().unwrap_or_default().to_string_lossy();
     let name = format!("{name}-{:08x}", hasher.finish() as u32);
     variable("TOKGATE_LAB")
-        .map_or_else(cache, PathBuf::from)
+        .map_or_else(cache_folder, PathBuf::from)
         .join(name)
 }

@@ -1,6 +1,7 @@
 //! `tokgate cluster`: what each rank does, whoever started it.
 
 mod launch;
+mod weights;
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -55,14 +56,18 @@ struct Ready {
 }
 
 impl Ready {
-    fn open(args: &MemberArgs, ranks: usize) -> anyhow::Result<Self> {
-        let started = Instant::now();
-        let loaded = model::load(&args.model.model, &args.model)?;
-        let open_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    fn open(args: &MemberArgs, exchange: &mut Exchange<'_>) -> anyhow::Result<Self> {
         let threads = args.runtime.threads.unwrap_or_else(|| {
             let local = args.in_process.unwrap_or_else(local_ranks);
-            default_threads(local, ranks)
+            default_threads(local, exchange.size())
         });
+        let path = match args.send_weights {
+            true => &weights::provide(args, exchange, threads)?,
+            false => &args.model.model,
+        };
+        let started = Instant::now();
+        let loaded = model::load(path, &args.model)?;
+        let open_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let rt = runtime::new(threads, args.runtime.pin, args.runtime.level.as_deref())?;
         let hello = Hello {
             host: host(),
@@ -135,8 +140,8 @@ fn given(shares: &Shares) -> Option<&[f64]> {
 }
 
 fn measure(args: &ClusterBenchArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
-    let ready = Ready::open(&args.member, wire.size())?;
     let mut exchange = exchange(&args.member, wire);
+    let ready = Ready::open(&args.member, &mut exchange)?;
     let settings = Settings {
         shares: given(&args.member.shares).map(<[f64]>::to_vec),
         n_prompt: args.n_prompt,
@@ -175,8 +180,8 @@ fn check_folder(path: &Path) -> anyhow::Result<()> {
 }
 
 fn continue_text(args: &ClusterRunArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
-    let ready = Ready::open(&args.member, wire.size())?;
     let mut exchange = exchange(&args.member, wire);
+    let ready = Ready::open(&args.member, &mut exchange)?;
     agree(&mut exchange, &ready.hello)?;
     let kv = model::kv(args.member.pass.kv);
     let shares = given(&args.member.shares);

@@ -101,6 +101,30 @@ impl Parts {
         Ok(parts)
     }
 
+    /// The paths of the files that [`Parts::open`] opens for this one, itself first.
+    ///
+    /// # Errors
+    /// [`SplitError`] if the first one cannot be read, or the others cannot be found by its name.
+    pub fn paths(path: &Path) -> Result<Vec<PathBuf>, SplitError> {
+        let (_, number, count) = open_part(path)?;
+        let mut paths = vec![path.to_owned()];
+        if count > 1 {
+            if number != 1 {
+                return Err(SplitError::NotTheFirst {
+                    path: path.to_owned(),
+                    number,
+                    count,
+                });
+            }
+            for other in others(path, count)? {
+                // The count is a number in a file: the first part that is not there ends the list.
+                open_part(&other)?;
+                paths.push(other);
+            }
+        }
+        Ok(paths)
+    }
+
     /// The file that has the metadata.
     pub fn first(&self) -> &Gguf {
         &self.0[0]
@@ -154,19 +178,10 @@ fn open_parts(path: &Path) -> Result<Vec<Gguf>, SplitError> {
             count,
         });
     }
-    let ending = format!("-00001-of-{count:05}.gguf");
-    let name = path.file_name().and_then(|name| name.to_str());
-    let stem = name.and_then(|name| name.strip_suffix(&ending));
-    let stem = stem.ok_or_else(|| SplitError::Name {
-        path: path.to_owned(),
-        count,
-    })?;
-
     let expected = first.get("split.tensors.count");
     let expected: Option<u64> = expected.map_err(|source| part_error(path, source))?;
     let mut parts = vec![first];
-    for expected in 2..=count {
-        let path = path.with_file_name(format!("{stem}-{expected:05}-of-{count:05}.gguf"));
+    for (expected, path) in (2..=count).zip(others(path, count)?) {
         let (part, found, found_count) = open_part(&path)?;
         if (found, found_count) != (expected, count) {
             return Err(SplitError::Mixed {
@@ -188,6 +203,19 @@ fn open_parts(path: &Path) -> Result<Vec<Gguf>, SplitError> {
         }),
         _ => Ok(parts),
     }
+}
+
+/// The paths of all parts but the first, found by its name.
+fn others(first: &Path, count: u64) -> Result<impl Iterator<Item = PathBuf>, SplitError> {
+    let ending = format!("-00001-of-{count:05}.gguf");
+    let name = first.file_name().and_then(|name| name.to_str());
+    let stem = name.and_then(|name| name.strip_suffix(&ending));
+    let stem = stem.ok_or_else(|| SplitError::Name {
+        path: first.to_owned(),
+        count,
+    })?;
+    Ok((2..=count)
+        .map(move |part| first.with_file_name(format!("{stem}-{part:05}-of-{count:05}.gguf"))))
 }
 
 /// A part, its number from 1, and the number of parts.

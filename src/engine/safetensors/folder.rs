@@ -117,6 +117,28 @@ impl Folder {
         })
     }
 
+    /// The paths of the files that [`Folder::open`] opens.
+    ///
+    /// # Errors
+    /// [`FolderError`] if the index of the weights is missing or damaged.
+    pub fn paths(path: &Path) -> Result<Vec<PathBuf>, FolderError> {
+        let mut paths = vec![path.join("config.json")];
+        let single = path.join("model.safetensors");
+        let index = path.join("model.safetensors.index.json");
+        if single.exists() {
+            paths.push(single);
+        } else if index.exists() {
+            let shards = shard_names(&index)?.into_keys();
+            paths.extend(shards.map(|shard| path.join(shard)));
+            paths.push(index);
+        } else {
+            return Err(FolderError::NoWeights {
+                path: path.to_owned(),
+            });
+        }
+        Ok(paths)
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -133,21 +155,31 @@ impl Folder {
     }
 }
 
-fn open_shards(folder: &Path, path: PathBuf) -> Result<Vec<Safetensors>, FolderError> {
-    let Index { weight_map } = match serde_json::from_slice(&read(&path)?) {
-        Ok(index) => index,
-        Err(source) => return Err(FolderError::Index { path, source }),
-    };
+/// The names of the files that an index names, each with those of its tensors.
+fn shard_names(path: &Path) -> Result<BTreeMap<String, Vec<String>>, FolderError> {
+    let index = serde_json::from_slice(&read(path)?);
+    let Index { weight_map } = index.map_err(|source| FolderError::Index {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, shard) in weight_map {
+        if !is_plain(&shard) {
+            return Err(FolderError::ShardName {
+                path: path.to_owned(),
+                shard,
+            });
+        }
         wanted.entry(shard).or_default().push(name);
     }
+    Ok(wanted)
+}
+
+fn open_shards(folder: &Path, path: PathBuf) -> Result<Vec<Safetensors>, FolderError> {
+    let wanted = shard_names(&path)?;
     let mut shards = Vec::with_capacity(wanted.len());
     let mut shard_of = BTreeMap::new();
     for (index, (shard, names)) in wanted.into_iter().enumerate() {
-        if !is_plain(&shard) {
-            return Err(FolderError::ShardName { path, shard });
-        }
         let opened = open_shard(folder.join(&shard))?;
         for tensor in opened.tensors() {
             if shard_of.insert(tensor.name.clone(), index).is_some() {
