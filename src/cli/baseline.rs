@@ -14,6 +14,7 @@ Examples:
   tokgate record --baseline main             what criterion saved with --save-baseline main
   tokgate record --from hyperfine.json       what another harness wrote into a file
   tokgate record --from load.json            a load's latencies and throughput
+  tokgate record --from cluster.json         what several machines do together
 
 Reads the trees of criterion (target/criterion), iai-callgrind (target/iai) and gungraun
 (target/gungraun) and writes baselines/<machine key>/baseline.jsonl. Benches that were not measured keep
@@ -24,7 +25,7 @@ pub struct RecordArgs {
     /// Only benches whose id contains this text.
     pub filter: Option<String>,
     /// Read the results in these: a target folder, the tree of a harness, or files of hyperfine, google-benchmark,
-    /// llama-bench, `tokgate load` or vLLM's bench serve. They must be of this machine.
+    /// llama-bench, `tokgate load`, `tokgate cluster bench` or vLLM's bench serve. They must be of this machine.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub from: Vec<PathBuf>,
     /// The target folder, where it is not the one that cargo uses.

@@ -124,6 +124,10 @@ pub struct ClusterBenchArgs {
     #[arg(long, value_name = "FILE.csv")]
     pub log: Option<PathBuf>,
 
+    /// Write the result to this file as JSON, for `tokgate record --from` and `tokgate compare`.
+    #[arg(long, value_name = "FILE.json")]
+    pub result: Option<PathBuf>,
+
     /// Output on standard output.
     #[arg(short, long, value_enum, default_value = "md")]
     pub output: ClusterFormat,

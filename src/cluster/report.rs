@@ -24,6 +24,10 @@ pub struct Report {
     pub network: Network,
     /// What each round of messages was made to take longer.
     pub inject_us: f64,
+    /// Whether shares were given, as opposed to measured.
+    pub given_shares: bool,
+    /// Element type of the cache.
+    pub kv: &'static str,
     /// See [`Plan::imbalance`](super::plan::Plan::imbalance).
     pub imbalance: f64,
     /// All exchanges of a token where nobody computes.
@@ -128,7 +132,11 @@ impl Test {
     ) -> Self {
         let tokens = (n_prompt + n_gen) as f64;
         let ranks = spent.iter().zip(macs).map(|(spent, macs)| {
-            let all = Sums::of(spent.iter());
+            let mut all = Sums::of(spent.iter());
+            if spent.is_empty() {
+                // A rank alone exchanges nothing, and computes all the time.
+                all.compute_us = samples.last().map_or(0.0, |sample| sample.ns as f64 / 1e3);
+            }
             let sums = spent.iter().filter(|one| one.is_sum());
             let layers = sums.clone().map(|one| one.layer + 1).max().unwrap_or(0);
             let layers = (0..layers).map(|layer| {

@@ -166,6 +166,14 @@ impl Loaded {
         })
     }
 
+    /// Family and size as the ids of benches have them: `qwen3-0.6b`.
+    pub fn bench_name(&self) -> String {
+        let billions = self.params() as f64 / 1e9;
+        let name = format!("{}-{billions:.1}b", self.model.config().architecture);
+        let is_of_ids = |c: &char| c.is_ascii_alphanumeric() || "-.".contains(*c);
+        name.to_lowercase().chars().filter(is_of_ids).collect()
+    }
+
     /// Family, size and type of the matrices, as llama-bench has them: `qwen3 0.6B Q8_0`. Types that were requantised
     /// come behind it: `qwen3 0.6B Q8_0 from Q4_K, Q6_K`.
     pub fn model_type(&self) -> String {

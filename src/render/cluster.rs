@@ -8,26 +8,91 @@ use super::{digits, figures::wrapped, printable};
 use crate::cluster::network;
 use crate::cluster::report::{Rank, Report, Summary, Test};
 use crate::cluster::timing::Sums;
+use crate::record::{Better, FIGURES_SCHEMA, Figure};
 
-/// One object: the report, the summary of its generation, and the model's name.
-pub fn json(report: &Report, model: &str) -> String {
+/// The model that was measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured<'a> {
+    /// For people: `qwen3 0.6B Q8_0`.
+    pub model: &'a str,
+    /// For ids: `qwen3-0.6b`.
+    pub name: &'a str,
+    /// Element type of its matrices.
+    pub dtype: &'a str,
+}
+
+/// One object: the report, the summary of its generation, and its figures as all results have them.
+pub fn json(report: &Report, of: Measured<'_>) -> String {
     let object = json!({
-        "tool": "tokgate cluster bench",
-        "schema": 1,
-        "model": model,
-        "report": report,
+        "schema": FIGURES_SCHEMA,
+        "kind": "cluster",
+        "model": of.model,
+        "name": of.name,
+        "dtype": of.dtype,
+        "figures": figures(report),
         "summary": report.summary(),
+        "report": report,
     });
     let mut text = serde_json::to_string_pretty(&object).unwrap_or_default();
     text.push('\n');
     text
 }
 
+fn figures(report: &Report) -> Vec<Figure> {
+    let figure = |key: &str, value: f64, unit: &str, better, formula: &str| Figure {
+        key: key.to_owned(),
+        value,
+        unit: unit.to_owned(),
+        better: Some(better),
+        samples: Vec::new(),
+        formula: formula.to_owned(),
+    };
+    let rates = report.tests.iter().map(|test| Figure {
+        samples: test.samples.iter().map(|s| s.tokens_per_second).collect(),
+        ..figure(
+            &test.name(),
+            test.tokens_per_second(),
+            "tok/s",
+            Better::Higher,
+            "tokens / wall-clock time on rank 0",
+        )
+    });
+    let mut figures: Vec<Figure> = rates.collect();
+    if report.ranks.len() > 1 {
+        figures.push(figure(
+            "exchanges of a token",
+            report.dry_token_us,
+            "µs",
+            Better::Lower,
+            "all of them where nobody computes, the median",
+        ));
+    }
+    if let Some(summary) = report.summary() {
+        figures.push(figure(
+            "efficiency",
+            100.0 * summary.efficiency,
+            "%",
+            Better::Higher,
+            "measured / (total GMAC/s / GMAC of a token)",
+        ));
+        figures.extend(summary.speedup.map(|speedup| {
+            figure(
+                "speed-up",
+                100.0 * speedup,
+                "%",
+                Better::Higher,
+                "measured / rank 0 alone − 1",
+            )
+        }));
+    }
+    figures
+}
+
 /// Tables, each with its formulas.
-pub fn markdown(report: &Report, model: &str) -> String {
+pub fn markdown(report: &Report, of: Measured<'_>) -> String {
     let mut text = format!(
         "# {} on {} rank{}\n\n",
-        printable(model),
+        printable(of.model),
         report.ranks.len(),
         if report.ranks.len() == 1 { "" } else { "s" }
     );

@@ -61,7 +61,7 @@ pub enum GatherError {
     #[error("{}: no such folder", .0.display())]
     NoFolder(PathBuf),
     /// A file of no harness that is known.
-    #[error("{}: not a result of hyperfine (--export-json), google-benchmark (--benchmark_format=json), llama-bench (-o json, -o jsonl) or a load (tokgate load --result, vllm bench serve --save-result)", .0.display())]
+    #[error("{}: not a result of hyperfine (--export-json), google-benchmark (--benchmark_format=json), llama-bench (-o json, -o jsonl), a load (tokgate load --result, vllm bench serve --save-result) or a cluster (tokgate cluster bench --result)", .0.display())]
     UnknownFile(PathBuf),
     /// A run cannot be named.
     #[error(transparent)]

@@ -1,6 +1,8 @@
 //! A model on several ranks says what it says on one, whatever the shares. Ranks are threads here; `cluster_mpi` has
 //! processes.
 
+mod closeness;
+
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +19,8 @@ use tokgate::engine::model_file::ModelFile;
 use tokgate::engine::synth::{Plan as SynthPlan, Preset, Synth};
 use tokgate::engine::weights::{LoadOptions, ModelWeights};
 use tokgate_kernels::{DType, Runtime};
+
+use closeness::{relative_error, tolerance};
 
 /// Shares of 1 to 7 ranks: even, uneven, more than KV heads, more than heads.
 const SHARES: [&[f64]; 9] = [
@@ -120,26 +124,6 @@ fn together(
         let mut said: Vec<Said> = ranks.into_iter().map(|r| r.join().unwrap()).collect();
         said.swap_remove(0)
     })
-}
-
-/// The root mean square of the difference, over that of the reference around its mean.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / want.len() as f64;
-    let spread: f64 = want.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum();
-    let errors = got.iter().zip(want);
-    let error: f64 = errors.map(|(g, w)| f64::from(*g - *w).powi(2)).sum();
-    (error / spread).sqrt()
-}
-
-/// The weights and the rounding of activations are the same but for what follows from another order of additions: an
-/// activation of bf16 or Q8_0 that falls to the other side of a step, or a token that goes to another expert.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 | DType::F16 => 1e-5,
-        DType::Bf16 => 1e-2,
-        DType::Q8_0 => 3e-2,
-    }
 }
 
 fn check(name: &str, path: &Path, kv: DType, all_ways: bool) {

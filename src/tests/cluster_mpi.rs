@@ -17,6 +17,13 @@ fn model(name: &str) -> PathBuf {
 
 /// `mpirun -n RANKS tokgate cluster ARGS`.
 fn mpirun(ranks: usize, args: &[&str]) -> Command {
+    let mut command = launcher(ranks);
+    command.args([PROGRAM, "cluster"]).args(args);
+    command
+}
+
+/// `mpirun -n RANKS`.
+fn launcher(ranks: usize) -> Command {
     let mut command = Command::new("mpirun");
     command
         .args([
@@ -26,8 +33,7 @@ fn mpirun(ranks: usize, args: &[&str]) -> Command {
             "none",
             "-n",
         ])
-        .args([&ranks.to_string(), PROGRAM, "cluster"])
-        .args(args)
+        .arg(ranks.to_string())
         // Open MPI looks at every network of a machine for one that it could use.
         .env("OMPI_MCA_btl", "self,vader,tcp")
         .env("OMPI_MCA_btl_tcp_if_include", "lo");
@@ -68,6 +74,7 @@ fn two_and_three_ranks_say_what_one_process_says() {
 fn a_bench_tells_where_the_time_went() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("exchanges.csv");
+    let result = folder.path().join("result.json");
     let model = model("sort-dense.gguf");
     let args = [
         "bench",
@@ -89,10 +96,13 @@ fn a_bench_tells_where_the_time_went() {
         "json",
         "--log",
         log.to_str().unwrap(),
+        "--result",
+        result.to_str().unwrap(),
     ];
     let output = mpirun(2, &args).output().unwrap();
     let (out, errors) = text(&output);
     assert!(output.status.success(), "{errors}");
+    assert_eq!(fs::read_to_string(&result).unwrap(), out);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     let report = &json["report"];
     assert_eq!(report["ranks"].as_array().unwrap().len(), 2);
@@ -104,6 +114,86 @@ fn a_bench_tells_where_the_time_went() {
     assert!(json["summary"]["measured"].as_f64().unwrap() > 0.0);
     let lines = fs::read_to_string(log).unwrap().lines().count();
     assert_eq!(lines as u64, 1 + 2 * 8 * (2 * layers + 2));
+    assert_eq!(json["figures"][1]["key"], "tg8");
+
+    let recorded = recorded(&result, folder.path());
+    for test in ["pp12", "tg8", "exchanges"] {
+        let (start, end) = ("\"cluster/", format!("_{test}_r2_h1_t2_i50\""));
+        let is_of_test = |id: &str| id.starts_with(start) && id.contains(&end);
+        let found = recorded.match_indices(start).any(|(at, _)| {
+            let rest = &recorded[at..];
+            is_of_test(&rest[..rest.len().min(120)])
+        });
+        assert!(found, "{test}: {recorded}");
+    }
+}
+
+/// The baseline of a new project that `tokgate record --from` makes of a result.
+fn recorded(result: &Path, folder: &Path) -> String {
+    let project = folder.join("project");
+    fs::create_dir_all(project.join("src")).unwrap();
+    fs::write(project.join("Cargo.toml"), "[package]\nname = \"p\"\n").unwrap();
+    fs::write(project.join("src/lib.rs"), "").unwrap();
+    let output = Command::new(PROGRAM)
+        .args(["record", "--from", result.to_str().unwrap()])
+        .current_dir(&project)
+        .output()
+        .unwrap();
+    let (_, errors) = text(&output);
+    assert!(output.status.success(), "{errors}");
+    let machines = fs::read_dir(project.join("baselines")).unwrap();
+    let texts = machines.map(|machine| {
+        let file = machine.unwrap().path().join("baseline.jsonl");
+        fs::read_to_string(file).unwrap()
+    });
+    texts.collect()
+}
+
+#[test]
+fn a_rank_without_the_file_gets_it_from_rank_0_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(model("sort-moe.gguf"), folder.path().join("0.gguf")).unwrap();
+    let cache = folder.path().join("cache");
+    let prompt = "Sort the following numbers from smallest to largest: 31, 4, 15, 92";
+    let script = format!(
+        "exec {PROGRAM} cluster run -m {folder}/$OMPI_COMM_WORLD_RANK.gguf -p '{prompt}' -n 16 --temp 0 -t 1 \
+         --shares 50,30,20 --send-weights --weights-cache {folder}/cache",
+        folder = folder.path().display()
+    );
+    let run = || {
+        let mut command = launcher(3);
+        let output = command.args(["sh", "-c", &script]).output().unwrap();
+        let (said, errors) = text(&output);
+        assert!(output.status.success(), "{errors}");
+        (said, errors)
+    };
+    let alone = Command::new(PROGRAM)
+        .args(["run", "-m", model("sort-moe.gguf").to_str().unwrap(), "-p"])
+        .args([prompt, "-n", "16", "--temp", "0", "-t", "1"])
+        .output()
+        .unwrap();
+    let (said, errors) = run();
+    assert_eq!(said, text(&alone).0);
+    // Ranks 1 and 2 have one cache.
+    assert_eq!(errors.matches("received the model").count(), 1, "{errors}");
+    assert!(errors.contains("rank 0: sent "), "{errors}");
+    let (said, errors) = run();
+    assert_eq!(said, text(&alone).0);
+    assert!(
+        !errors.contains("sent ") && !errors.contains("received"),
+        "{errors}"
+    );
+
+    // A cache that is a file: the error is that rank's, and ends all.
+    fs::remove_dir_all(&cache).unwrap();
+    fs::write(&cache, "").unwrap();
+    let output = launcher(3).args(["sh", "-c", &script]).output().unwrap();
+    let (_, errors) = text(&output);
+    assert!(!output.status.success());
+    let named = errors
+        .lines()
+        .any(|line| line.contains("tokgate: rank 1: ") && line.contains(cache.to_str().unwrap()));
+    assert!(named, "{errors}");
 }
 
 #[test]
@@ -116,18 +206,7 @@ fn another_version_of_the_model_is_named() {
         "exec {PROGRAM} cluster run -m {}/$OMPI_COMM_WORLD_RANK.gguf -p x -t 1",
         folder.path().display()
     );
-    let output = Command::new("mpirun")
-        .args([
-            "--allow-run-as-root",
-            "--oversubscribe",
-            "-n",
-            "2",
-            "sh",
-            "-c",
-            &script,
-        ])
-        .output()
-        .unwrap();
+    let output = launcher(2).args(["sh", "-c", &script]).output().unwrap();
     let (_, errors) = text(&output);
     assert!(!output.status.success());
     for rank in [0, 1] {

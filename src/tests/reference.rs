@@ -1,6 +1,8 @@
 //! The engine's logits against a forward pass that shares nothing with it: candle's GGUF reader, f32 matrices, one
 //! plain operation after the other.
 
+mod closeness;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use tokgate::engine::model_file::ModelFile;
 use tokgate::engine::synth::{Plan, Preset, Synth};
 use tokgate::engine::weights::LoadOptions;
 use tokgate_kernels::{DType, Level, PoolOptions, Runtime};
+
+use closeness::{relative_error, tolerance};
 
 /// A model as candle reads it, every tensor widened to f32.
 struct Reference {
@@ -267,31 +271,6 @@ fn logits(model: &Model, rt: &Runtime, kv: DType, cuts: &[usize]) -> Vec<f32> {
         all.append(&mut some);
     }
     all
-}
-
-/// The root mean square of the difference, over that of the reference around its mean.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let n = want.len() as f64;
-    let mean = want.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-    let square = |v: f64| v * v;
-    let spread: f64 = want.iter().map(|v| square(f64::from(*v) - mean)).sum();
-    let error: f64 = got
-        .iter()
-        .zip(want)
-        .map(|(g, w)| square(f64::from(*g) - f64::from(*w)))
-        .sum();
-    (error / spread).sqrt()
-}
-
-/// Weights are the same on both sides, so what differs is the rounding of activations: none for f32, 2⁻⁹ of each for
-/// bf16, half a step of 1/127 of the block's largest for Q8_0; it adds up over the layers.
-fn tolerance(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 | DType::F16 => 1e-5,
-        DType::Bf16 => 1e-2,
-        DType::Q8_0 => 3e-2,
-    }
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::engine::tokenizer::{Decoder, EncodeOptions, Tokenizer};
 use crate::probe::machine::Machine;
 use crate::record::write_whole;
 use crate::render;
+use crate::render::cluster::Measured;
 
 /// Runs this process's rank, or its ranks.
 ///
@@ -36,7 +37,7 @@ use crate::render;
 pub fn run(args: &ClusterArgs) -> anyhow::Result<Outcome> {
     match &args.command {
         ClusterCommand::Bench(args) => {
-            if let Some(path) = &args.log {
+            for path in [&args.log, &args.result].into_iter().flatten() {
                 check_folder(path)?;
             }
             launch::ranks(args.member.in_process, &|wire| measure(args, wire))?;
@@ -161,19 +162,25 @@ fn measure(args: &ClusterBenchArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
     if let Some(path) = &args.log {
         write_whole(path, &timing::csv(&spent))?;
     }
-    match args.output {
-        ClusterFormat::Md => print(&render::cluster::markdown(
-            &report,
-            &ready.loaded.model_type(),
-        )),
-        ClusterFormat::Json => print(&render::cluster::json(&report, &ready.loaded.model_type())),
+    let loaded = &ready.loaded;
+    let of = Measured {
+        model: &loaded.model_type(),
+        name: &loaded.bench_name(),
+        dtype: loaded.matrix_type().name(),
+    };
+    if let Some(path) = &args.result {
+        write_whole(path, &render::cluster::json(&report, of))?;
     }
+    print(&match args.output {
+        ClusterFormat::Md => render::cluster::markdown(&report, of),
+        ClusterFormat::Json => render::cluster::json(&report, of),
+    })
 }
 
 fn check_folder(path: &Path) -> anyhow::Result<()> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            bail!("{} is no folder to write a log to", folder.display())
+            bail!("{} is no folder to write to", folder.display())
         }
         _ => Ok(()),
     }

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
-use super::{AdapterError, Finding, distinct, google_benchmark, hyperfine, llama_bench, serving};
+use super::{
+    AdapterError, Finding, cluster, distinct, google_benchmark, hyperfine, llama_bench, serving,
+};
 use crate::record::files::read_text;
 
 /// The largest result file that is read: some ten thousand benches.
@@ -22,6 +25,8 @@ pub enum Format {
     LlamaBench,
     /// `tokgate load --result`, and vLLM's `bench serve --save-result`.
     Serving,
+    /// `tokgate cluster bench --result`.
+    Cluster,
 }
 
 impl Format {
@@ -32,6 +37,7 @@ impl Format {
             Self::GoogleBenchmark => "google-benchmark",
             Self::LlamaBench => "llama-bench",
             Self::Serving => "bench-serve",
+            Self::Cluster => "cluster-bench",
         }
     }
 
@@ -46,6 +52,7 @@ impl Format {
             completed: Option<IgnoredAny>,
             duration: Option<IgnoredAny>,
             request_throughput: Option<IgnoredAny>,
+            kind: Option<Value>,
         }
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -58,7 +65,9 @@ impl Format {
             First::Many(rows) => rows.into_iter().next()?,
             First::One(keys) => keys,
         };
-        if keys.n_prompt.is_some() && keys.n_gen.is_some() {
+        if keys.kind.is_some_and(|kind| kind == cluster::KIND) {
+            Some(Self::Cluster)
+        } else if keys.n_prompt.is_some() && keys.n_gen.is_some() {
             Some(Self::LlamaBench)
         } else if keys.context.is_some() && keys.benchmarks.is_some() {
             Some(Self::GoogleBenchmark)
@@ -88,6 +97,7 @@ pub fn read(path: &Path) -> Result<Option<(Format, Vec<Finding>)>, AdapterError>
         Format::GoogleBenchmark => google_benchmark::read(&text, path),
         Format::LlamaBench => llama_bench::read(&text, path),
         Format::Serving => serving::read(&text, path),
+        Format::Cluster => cluster::read(&text, path),
     };
     Ok(Some((format, distinct(found?)?)))
 }

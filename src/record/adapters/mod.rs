@@ -9,6 +9,7 @@ pub mod callgrind;
 pub mod criterion;
 pub mod file;
 
+mod cluster;
 mod google_benchmark;
 mod hyperfine;
 mod llama_bench;
