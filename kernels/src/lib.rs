@@ -41,7 +41,7 @@ pub use dtype::DType;
 pub use elementwise::{add, add_bias, add_rms_norm, rms_norm, rms_norm_in_place, softmax, swiglu};
 pub use level::{LEVEL_ENV, Level, LevelError, Tier};
 pub use matmul::{Job, matmul, matmul_all};
-pub use moe::{Experts, MoeError, MoeSpec, Routing, moe_ffn, route};
+pub use moe::{Experts, MoeError, MoeSpec, Routing, moe_ffn, moe_ffn_part, route};
 pub use op::Op;
 pub use pool::{Pool, PoolError, PoolOptions, share};
 pub use q8_0::BlockQ8_0;

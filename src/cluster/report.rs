@@ -131,11 +131,12 @@ impl Test {
         macs: &[u64],
     ) -> Self {
         let tokens = (n_prompt + n_gen) as f64;
+        let last_ns = samples.last().map_or(0, |sample| sample.ns);
         let ranks = spent.iter().zip(macs).map(|(spent, macs)| {
             let mut all = Sums::of(spent.iter());
             if spent.is_empty() {
                 // A rank alone exchanges nothing, and computes all the time.
-                all.compute_us = samples.last().map_or(0.0, |sample| sample.ns as f64 / 1e3);
+                all.compute_us = last_ns as f64 / 1e3;
             }
             let sums = spent.iter().filter(|one| one.is_sum());
             let layers = sums.clone().map(|one| one.layer + 1).max().unwrap_or(0);

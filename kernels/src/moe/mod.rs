@@ -178,10 +178,31 @@ pub fn moe_ffn(
     x: MatRef<f32>,
     routing: &Routing,
     experts: &Experts,
+    y: MatMut<f32>,
+) {
+    moe_ffn_part(rt, spec, x, routing, 0..spec.n_expert, experts, y);
+}
+
+/// [`moe_ffn`] of some experts, `part`, whose weights alone are in `experts`: each token's sum over those of its experts
+/// that are among them, 0 where none is. What others compute of the rest is to be added.
+///
+/// # Panics
+/// See there; and if `part` is no range of the experts.
+pub fn moe_ffn_part(
+    rt: &Runtime,
+    spec: &MoeSpec,
+    x: MatRef<f32>,
+    routing: &Routing,
+    part: Range<usize>,
+    experts: &Experts,
     mut y: MatMut<f32>,
 ) {
     let (d, top_k) = (x.cols(), spec.top_k);
-    let n_ff = check(spec, x, routing, experts, &y);
+    let n_ff = check(spec, x, routing, &part, experts, &y);
+    if part.len() < spec.n_expert {
+        // A token may have no expert here, and then nobody would write its row.
+        (0..y.rows()).for_each(|t| y.row_mut(t).fill(0.0));
+    }
     let pairs = routing.experts.len();
     let mut tokens = rt.scratch().take::<u32>(pairs);
     let mut places = rt.scratch().take::<u32>(pairs);
@@ -196,9 +217,9 @@ pub fn moe_ffn(
         &mut weights,
     );
 
-    let mut first = 0;
-    while first < spec.n_expert {
-        let group = group(first, &ends, 2 * n_ff + d);
+    let mut first = part.start;
+    while first < part.end {
+        let group = group(first, &ends[..part.end], 2 * n_ff + d);
         let start = start_of(first, &ends);
         let here = start..ends[group.end - 1] as usize;
         first = group.end;
@@ -222,7 +243,7 @@ pub fn moe_ffn(
                 jobs.push(Job {
                     x,
                     rows: (x.rows() > 1).then_some(rows),
-                    w: w.row_range(e * n_ff, (e + 1) * n_ff),
+                    w: w.row_range((e - part.start) * n_ff, (e + 1 - part.start) * n_ff),
                     y: next_rows(rest, rows.len(), n_ff),
                 });
             }
@@ -242,7 +263,9 @@ pub fn moe_ffn(
                 jobs.push(Job {
                     x: h.as_ref().row_range(rows.start - start, rows.end - start),
                     rows: None,
-                    w: experts.down.row_range(e * d, (e + 1) * d),
+                    w: experts
+                        .down
+                        .row_range((e - part.start) * d, (e + 1 - part.start) * d),
                     y: next_rows(&mut out_rest, rows.len(), d),
                 });
             }
@@ -367,12 +390,18 @@ fn check(
     spec: &MoeSpec,
     x: MatRef<f32>,
     routing: &Routing,
+    part: &Range<usize>,
     experts: &Experts,
     y: &MatMut<f32>,
 ) -> usize {
     let (tokens, d) = (x.rows(), x.cols());
     let Experts { gate, up, down } = experts;
-    let n_ff = gate.rows() / spec.n_expert;
+    let n_expert = spec.n_expert;
+    assert!(
+        part.start <= part.end && part.end <= n_expert,
+        "moe_ffn: experts {part:?} of {n_expert}"
+    );
+    let n_ff = gate.rows() / part.len().max(1);
     assert!(
         y.rows() == tokens && y.cols() == d,
         "moe_ffn: x is {tokens} × {d}, y is {} × {}",
@@ -390,11 +419,11 @@ fn check(
         ("down", down, d, n_ff),
     ] {
         assert!(
-            w.rows() == spec.n_expert * rows && w.cols() == cols,
+            w.rows() == part.len() * rows && (w.cols() == cols || part.is_empty()),
             "moe_ffn: {name} is {} × {}, not {} · {rows} × {cols}",
             w.rows(),
             w.cols(),
-            spec.n_expert
+            part.len()
         );
     }
     n_ff

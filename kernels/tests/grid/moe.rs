@@ -1,9 +1,11 @@
 //! The router, and the experts' feed-forward against a loop over tokens in f64.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use tokgate_kernels::{
     BlockQ8_0, DType, Experts, Level, MatRef, MoeSpec, Op, Routing, Runtime, Weights, moe_ffn,
-    q8_0, route,
+    moe_ffn_part, q8_0, route,
 };
 
 use crate::common::{Rng, assert_close, levels, runtime, tolerance};
@@ -318,7 +320,29 @@ fn check_ffn(
         let alone = run(level, 1);
         assert_close(&what, &alone, &oracle, &scale, off);
         assert_eq!(run(level, 3), alone, "{what} with 3 threads");
+
+        // Parts add up, the empty one too.
+        let mut sum = vec![0.0; tokens * d];
+        let ends = [0, 0, spec.n_expert() / 3, spec.n_expert()];
+        for part in ends.windows(2).map(|ends| ends[0]..ends[1]) {
+            let some = Experts {
+                gate: rows_of(experts.gate, &part, n_ff),
+                up: rows_of(experts.up, &part, n_ff),
+                down: rows_of(experts.down, &part, d),
+            };
+            let mut y = Padded::new(tokens, d, |_, _| f32::NAN);
+            let rt = runtime(level, 2);
+            moe_ffn_part(&rt, spec, x.view(), &routing, part, &some, y.view_mut());
+            y.assert_untouched_around(&what);
+            sum.iter_mut().zip(y.dense()).for_each(|(sum, y)| *sum += y);
+        }
+        assert_close(&format!("{what} in parts"), &sum, &oracle, &scale, off);
     }
+}
+
+/// The weights of some experts, each of `rows` rows.
+fn rows_of<'a>(w: Weights<'a>, part: &Range<usize>, rows: usize) -> Weights<'a> {
+    w.row_range(part.start * rows, part.end * rows)
 }
 
 /// The same token gets the same answer alone, and among so many that they are cut into groups.
@@ -427,4 +451,22 @@ fn what_makes_no_sense_is_refused() {
     assert!(!run((2, 8), 3), "an expert short");
     assert!(!run((4, 7), 3), "other inputs");
     assert!(!run((5, 6), 3), "not whole experts");
+
+    let part = |part: Range<usize>, rows: usize| {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let experts = Experts {
+                gate: weights.weights(rows * 2, 8),
+                up: weights.weights(rows * 2, 8),
+                down: weights.weights(rows * 8, 2),
+            };
+            let x = Padded::new(3, 8, |_, _| 1.0);
+            let routing = routed(&rt, &spec, &Padded::new(3, 2, |_, _| 0.0));
+            let mut y = x.clone();
+            moe_ffn_part(&rt, &spec, x.view(), &routing, part.clone(), &experts, y.view_mut());
+        }))
+        .is_ok()
+    };
+    assert!(part(1..2, 1));
+    assert!(!part(1..3, 2), "more experts than there are");
+    assert!(!part(0..2, 1), "fewer weights than experts");
 }
