@@ -55,6 +55,10 @@ pub struct MemberArgs {
     #[arg(long, default_value = "auto", value_name = "SHARES", value_parser = shares)]
     pub shares: Shares,
 
+    /// How the experts of a mixture are divided among ranks.
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    pub experts: Experts,
+
     /// Run N ranks as threads of this process instead of those that mpirun started.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub in_process: Option<usize>,
@@ -84,6 +88,17 @@ pub struct MemberArgs {
         reason = "clap would show it as the help of every flag in it"
     )]
     pub runtime: RuntimeArgs,
+}
+
+/// How experts are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Experts {
+    /// The way that is predicted to be faster: rows, unless an expert has too few of them.
+    Auto,
+    /// Some rows of every expert: all ranks do the same of every token.
+    Rows,
+    /// Whole experts, which stay mapped where rows are copied; a rank may have most of a token's.
+    Whole,
 }
 
 /// Arguments of `cluster bench`.

@@ -27,7 +27,7 @@ pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
 pub use bench::{BenchArgs, BenchFormat, FlashAttn};
 pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
 pub use cluster::{
-    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, MemberArgs,
+    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, Experts, MemberArgs,
     Shares,
 };
 pub use comment::CommentArgs;

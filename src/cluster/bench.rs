@@ -10,7 +10,7 @@ use super::agree::{AgreeError, Hello, agree};
 use super::exchange::{Exchange, Purpose};
 use super::member::{Member, MemberError, speed};
 use super::network::{self, Network, Prediction};
-use super::plan::{Macs, Plan, PlanError};
+use super::plan::{ExpertSplit, Macs, Plan, PlanError};
 use super::report::{Rank, Report, Sample, Test};
 use super::timing::{self, RankLog, Spent};
 use super::wire::Lost;
@@ -38,6 +38,8 @@ const SPEED_SECONDS: f64 = 0.6;
 pub struct Settings {
     /// Shares of the ranks; `None` for what they measure of themselves.
     pub shares: Option<Vec<f64>>,
+    /// How experts are divided; `None` for the way that is faster.
+    pub experts: Option<ExpertSplit>,
     /// Prompt tokens; 0 leaves the prompt out.
     pub n_prompt: usize,
     /// Generated tokens; 0 leaves them out.
@@ -108,6 +110,7 @@ pub fn plan(
     opened: Opened<'_>,
     exchange: &mut Exchange<'_>,
     shares: Option<&[f64]>,
+    experts: Option<ExpertSplit>,
     kv: DType,
     measure: bool,
 ) -> Result<(Plan, Vec<f64>), BenchError> {
@@ -137,7 +140,11 @@ pub fn plan(
         });
     }
     let unit = opened.weights.column_unit();
-    Ok((Plan::new(opened.config, unit, weights)?, speeds))
+    let plan = match experts {
+        Some(experts) => Plan::new(opened.config, unit, weights, experts)?,
+        None => Plan::fastest(opened.config, unit, weights)?,
+    };
+    Ok((plan, speeds))
 }
 
 /// The report, and what each rank spent on every exchange of the last repetition of the last test.
@@ -155,7 +162,8 @@ pub fn run(
 ) -> Result<Option<Measured>, BenchError> {
     let hellos = agree(exchange, hello)?;
     let shares = settings.shares.as_deref();
-    let (plan, speeds) = plan(opened, exchange, shares, settings.kv, true)?;
+    let experts = settings.experts;
+    let (plan, speeds) = plan(opened, exchange, shares, experts, settings.kv, true)?;
     let before = round_trips(exchange, opened.config.n_embd)?;
     let network = network_of(exchange, &before, opened.config.n_embd)?;
     let baseline = baseline(settings, opened, exchange)?;
@@ -201,6 +209,7 @@ pub fn run(
         gmacs: speeds[rank],
         macs_of_token: Macs::of(opened.config, part).total(),
         heads: part.heads.clone(),
+        experts: part.experts.clone(),
         inner: part.ff.clone(),
         vocabulary: part.vocab.clone(),
         round_trip_us: [before[rank].short_us, after[rank].short_us],
@@ -218,6 +227,7 @@ pub fn run(
         &plan.shares_of(&rates),
         network,
         CANDIDATES,
+        plan.experts,
     )?;
     let whole = Macs::of(opened.config, &Part::whole(opened.config)).total();
     // Alone, a machine's own generation says it best; beside others, what it did while they waited.
@@ -227,7 +237,14 @@ pub fn run(
         (_, None) => speeds[0],
     };
     let table: Vec<Prediction> = match settings.model_network {
-        Some(network) => network::table(opened.config, unit, machine, network, CANDIDATES)?,
+        Some(network) => network::table(
+            opened.config,
+            unit,
+            machine,
+            network,
+            CANDIDATES,
+            plan.experts,
+        )?,
         None => Vec::new(),
     };
     let report = Report {
@@ -236,6 +253,7 @@ pub fn run(
         payload_bytes: payload(opened.config.n_embd),
         ranks: ranks.collect(),
         network,
+        whole_experts: plan.experts == ExpertSplit::Whole,
         inject_us: settings.inject.as_secs_f64() * 1e6,
         given_shares: settings.shares.is_some(),
         kv: settings.kv.name(),

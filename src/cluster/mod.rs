@@ -10,12 +10,27 @@
 //! ```
 //!
 //! So a layer costs two exchanges of one `n_embd` of f32 a token. Sending each product's rows home, as is natural for
-//! a farm of matmul workers, costs seven (q, k, v, wo, gate, up, down). Experts are cut the same way, each of them:
-//! every rank then does the same share of whatever the router picks. Giving whole experts to ranks would need the same
-//! two sums, since all ranks have all activations, and would leave ranks idle whose experts were not picked.
+//! a farm of matmul workers, costs seven (q, k, v, wo, gate, up, down).
+//!
+//! EXPERTS are divided in one of two ways. Either each of them is cut as a dense feed-forward is: every rank then does the
+//! same share of whatever the router picks. Or each rank has some of them whole, and waits for the one that has most of a
+//! token's. The network does not tell between the two: all ranks have all activations and add up the same two sums, of the
+//! same size. (That a rank without any of a token's experts could stay silent saves no time, while another's message is
+//! as long.) What tells is the slowest rank, by so much longer than its share it takes for a token's matrices
+//! ([`Plan::imbalance`](plan::Plan::imbalance); any experts equally likely, ranks alike):
+//!
+//! ```text
+//! ranks                          2     4     8
+//! Qwen3-30B-A3B, 8 of 128   QWEN
+//! Mixtral 8x7B, 2 of 8      MIXTRAL
+//! ```
+//!
+//! So rows are faster, unless an expert has fewer blocks of them than there are ranks. What whole experts save is memory:
+//! they stay mapped where rows have to be copied, as the report shows.
 //!
 //! MEMORY. Every rank maps the whole file and touches the pages of its own rows; columns, and rows of stacked experts,
 //! are copied once at start ([`part`](crate::engine::weights::part)). A rank keeps the keys and values of its KV heads.
+//! Ranks without the file can be sent it ([`send`]).
 //!
 //! SUMS. All ranks add in the order of ranks, whichever way the numbers went ([`exchange`]): their activations stay the
 //! same to the bit, so that routers decide alike. Ranks with other kernels round differently in what they do alone

@@ -9,13 +9,17 @@
 //! token     = compute + exchanges
 //! ```
 //!
-//! Left out: attention's own growth with the context; norms and embedding, which every rank does by itself; and what
-//! each message costs a rank's own CPU, of which n machines send and take n − 1 a round: large clusters are slower than
-//! this says.
+//! Left out: attention's own growth with the context; norms and embedding, which every rank does by itself; that each of
+//! the exchanges waits for whoever is slowest just then; and what each message costs a rank's own CPU, of which n machines
+//! send and take n − 1 a round: large clusters are slower than this says.
+//!
+//! A machine's GMAC/s are to be measured as they will be used. Two ranks that try a cluster on one machine share its
+//! memory, so that half of what one does alone is not what each does beside the other: `.github/proof/cluster.sh` has both
+//! run alone at the same time, and compares the forecast that follows with the two together.
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Macs, Plan, PlanError};
+use super::plan::{ExpertSplit, Macs, Plan, PlanError};
 use crate::engine::config::ModelConfig;
 use crate::engine::weights::part::Part;
 
@@ -152,8 +156,9 @@ pub fn predict(
     gmacs: &[f64],
     network: Network,
     candidates: usize,
+    experts: ExpertSplit,
 ) -> Result<Prediction, PlanError> {
-    let plan = Plan::new(config, unit, gmacs)?;
+    let plan = Plan::new(config, unit, gmacs, experts)?;
     let macs = Macs::of(config, &Part::whole(config)).total() as f64;
     let ideal_ms = macs / 1e6 / gmacs.iter().sum::<f64>();
     let token = Token {
@@ -183,10 +188,13 @@ pub fn table(
     gmacs: f64,
     network: Network,
     candidates: usize,
+    experts: ExpertSplit,
 ) -> Result<Vec<Prediction>, PlanError> {
-    let rows = MACHINES.iter();
-    rows.map(|machines| predict(config, unit, &vec![gmacs; *machines], network, candidates))
-        .collect()
+    let rows = MACHINES.iter().map(|machines| {
+        let gmacs = vec![gmacs; *machines];
+        predict(config, unit, &gmacs, network, candidates, experts)
+    });
+    rows.collect()
 }
 
 /// The fastest row: more machines are slower, unless it is the last.
@@ -266,7 +274,7 @@ mod tests {
     fn more_machines_pay_until_they_do_not() {
         let table = |preset: Preset| {
             let network = Network::new(160.0, 1.0);
-            table(&preset.config(), 32, 24.3, network, 40).unwrap()
+            table(&preset.config(), 32, 24.3, network, 40, ExpertSplit::Rows).unwrap()
         };
         let (large, small) = (table(Preset::Llama2_7b), table(Preset::Qwen3_0_6b));
         assert_eq!(large[0].machines, 1);

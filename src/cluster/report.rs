@@ -22,6 +22,8 @@ pub struct Report {
     pub ranks: Vec<Rank>,
     /// The slowest link, from round trips of short and long messages.
     pub network: Network,
+    /// Whether experts are divided whole.
+    pub whole_experts: bool,
     /// What each round of messages was made to take longer.
     pub inject_us: f64,
     /// Whether shares were given, as opposed to measured.
@@ -59,6 +61,8 @@ pub struct Rank {
     pub macs_of_token: u64,
     /// Query heads.
     pub heads: Range<usize>,
+    /// Experts.
+    pub experts: Range<usize>,
     /// Inner elements of the feed-forward.
     pub inner: Range<usize>,
     /// Rows of the output head.

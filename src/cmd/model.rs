@@ -166,10 +166,14 @@ impl Loaded {
         })
     }
 
-    /// Family and size as the ids of benches have them: `qwen3-0.6b`.
+    /// Family and size as the ids of benches have them: `qwen3-0.6b`, `qwen3-2m`.
     pub fn bench_name(&self) -> String {
-        let billions = self.params() as f64 / 1e9;
-        let name = format!("{}-{billions:.1}b", self.model.config().architecture);
+        let millions = self.params() as f64 / 1e6;
+        let size = match millions < 100.0 {
+            true => format!("{millions:.0}m"),
+            false => format!("{:.1}b", millions / 1e3),
+        };
+        let name = format!("{}-{size}", self.model.config().architecture);
         let is_of_ids = |c: &char| c.is_ascii_alphanumeric() || "-.".contains(*c);
         name.to_lowercase().chars().filter(is_of_ids).collect()
     }

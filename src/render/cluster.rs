@@ -123,7 +123,10 @@ fn ranks(report: &Report) -> String {
                 digits(rank.gmacs),
                 format!("{:.1}", 100.0 * rank.share),
                 rank.heads.len().to_string(),
-                rank.inner.len().to_string(),
+                match report.whole_experts {
+                    true => format!("{} experts", rank.experts.len()),
+                    false => rank.inner.len().to_string(),
+                },
                 digits(rank.bytes as f64 / 1e6),
                 digits(rank.copied_bytes as f64 / 1e6),
                 digits(rank.init_ms),

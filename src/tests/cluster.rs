@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokgate::cluster::exchange::Exchange;
 use tokgate::cluster::member::Member;
 use tokgate::cluster::network::Network;
-use tokgate::cluster::plan::Plan;
+use tokgate::cluster::plan::{ExpertSplit, Plan};
 use tokgate::cluster::wire::ThreadWire;
 use tokgate::engine::config::ModelConfig;
 use tokgate::engine::forward::{Chunk, LogitRows, Model, Work};
@@ -94,10 +94,10 @@ fn together(
     weights: &ModelWeights,
     kv: DType,
     prompt: &[u32],
-    shares: &[f64],
+    (shares, experts): (&[f64], ExpertSplit),
     network: Network,
 ) -> Said {
-    let plan = Plan::new(config, weights.column_unit(), shares).unwrap();
+    let plan = Plan::new(config, weights.column_unit(), shares, experts).unwrap();
     let rank = |mut wire: ThreadWire| {
         let rt = Runtime::new(1).unwrap();
         let mut exchange = Exchange::new(&mut wire, Duration::ZERO);
@@ -126,7 +126,7 @@ fn together(
     })
 }
 
-fn check(name: &str, path: &Path, kv: DType, all_ways: bool) {
+fn check(name: &str, path: &Path, kv: DType, all_ways: bool, experts: ExpertSplit) {
     let (config, weights) = open(path);
     let dtype = weights.layers[0].wq.dtype();
     let wanted = alone(&config, &weights, kv, &TOKENS);
@@ -139,9 +139,10 @@ fn check(name: &str, path: &Path, kv: DType, all_ways: bool) {
             if way == "scattered" && (!all_ways || shares.len() < 3) {
                 continue;
             }
-            let got = together(&config, &weights, kv, &TOKENS, shares, network);
+            let split = (shares, experts);
+            let got = together(&config, &weights, kv, &TOKENS, split, network);
             let error = relative_error(&got.0, &wanted.0);
-            eprintln!("{name} {dtype} {way} {shares:?}: relative error {error:.2e}");
+            eprintln!("{name} {dtype} {way} {experts:?} {shares:?}: relative error {error:.2e}");
             assert!(error < tolerance(dtype), "{name} {shares:?}: {error}");
             if shares.len() == 1 {
                 assert_eq!(got, wanted, "one rank is the model itself");
@@ -156,7 +157,11 @@ fn logits_and_greedy_text_are_those_of_one_process() {
     for preset in [Preset::TinyDense, Preset::TinyMoe] {
         for (dtype, kv) in [(DType::F32, DType::F32), (DType::Q8_0, DType::Bf16)] {
             let (_folder, path) = synthesised(preset, dtype);
-            check(preset.name(), &path, kv, dtype == DType::F32);
+            let all_ways = dtype == DType::F32;
+            check(preset.name(), &path, kv, all_ways, ExpertSplit::Rows);
+            if preset == Preset::TinyMoe {
+                check(preset.name(), &path, kv, all_ways, ExpertSplit::Whole);
+            }
         }
     }
 }
@@ -165,6 +170,8 @@ fn logits_and_greedy_text_are_those_of_one_process() {
 fn trained_models_say_the_same() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/models");
     for name in ["sort-dense.gguf", "sort-moe.gguf"] {
-        check(name, &folder.join(name), DType::Bf16, false);
+        for experts in [ExpertSplit::Rows, ExpertSplit::Whole] {
+            check(name, &folder.join(name), DType::Bf16, false, experts);
+        }
     }
 }

@@ -120,8 +120,11 @@ fn a_bench_tells_where_the_time_went() {
 
     let recorded = recorded(&result, folder.path());
     for test in ["pp12", "tg8", "exchanges"] {
-        let id = format!(r#""cluster/\w+/\w+/llama-0\.0b_{test}_r2_h1_t2_i50""#);
-        assert!(Regex::new(&id).unwrap().is_match(&recorded), "{id}: {recorded}");
+        let id = format!(r#""cluster/\w+/\w+/qwen3-\d+m_{test}_r2_h1_t2_i50""#);
+        assert!(
+            Regex::new(&id).unwrap().is_match(&recorded),
+            "{id}: {recorded}"
+        );
     }
 }
 

@@ -462,7 +462,15 @@ fn what_makes_no_sense_is_refused() {
             let x = Padded::new(3, 8, |_, _| 1.0);
             let routing = routed(&rt, &spec, &Padded::new(3, 2, |_, _| 0.0));
             let mut y = x.clone();
-            moe_ffn_part(&rt, &spec, x.view(), &routing, part.clone(), &experts, y.view_mut());
+            moe_ffn_part(
+                &rt,
+                &spec,
+                x.view(),
+                &routing,
+                part.clone(),
+                &experts,
+                y.view_mut(),
+            );
         }))
         .is_ok()
     };

@@ -12,14 +12,15 @@ use anyhow::{Context, bail};
 use tokgate_kernels::Runtime;
 
 use crate::cli::{
-    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, MemberArgs,
-    Shares,
+    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, Experts,
+    MemberArgs, Shares,
 };
 use crate::cluster::agree::{Hello, agree, fingerprint};
 use crate::cluster::bench::{self, Opened, Settings};
 use crate::cluster::exchange::Exchange;
 use crate::cluster::generate::{Generated, Options, generate};
 use crate::cluster::member::Member;
+use crate::cluster::plan::ExpertSplit;
 use crate::cluster::timing;
 use crate::cluster::wire::Wire;
 use crate::cmd::model::{self, Loaded};
@@ -140,11 +141,20 @@ fn given(shares: &Shares) -> Option<&[f64]> {
     }
 }
 
+fn experts(args: &MemberArgs) -> Option<ExpertSplit> {
+    match args.experts {
+        Experts::Auto => None,
+        Experts::Rows => Some(ExpertSplit::Rows),
+        Experts::Whole => Some(ExpertSplit::Whole),
+    }
+}
+
 fn measure(args: &ClusterBenchArgs, wire: &mut dyn Wire) -> anyhow::Result<()> {
     let mut exchange = exchange(&args.member, wire);
     let ready = Ready::open(&args.member, &mut exchange)?;
     let settings = Settings {
         shares: given(&args.member.shares).map(<[f64]>::to_vec),
+        experts: experts(&args.member),
         n_prompt: args.n_prompt,
         n_gen: args.n_gen,
         ubatch: args.member.pass.ubatch_size,
@@ -192,7 +202,14 @@ fn continue_text(args: &ClusterRunArgs, wire: &mut dyn Wire) -> anyhow::Result<(
     agree(&mut exchange, &ready.hello)?;
     let kv = model::kv(args.member.pass.kv);
     let shares = given(&args.member.shares);
-    let (plan, _) = bench::plan(ready.opened(), &mut exchange, shares, kv, false)?;
+    let (plan, _) = bench::plan(
+        ready.opened(),
+        &mut exchange,
+        shares,
+        experts(&args.member),
+        kv,
+        false,
+    )?;
     let leads = exchange.rank() == 0;
     // The tokenizer is needed where text goes in and out.
     let tokenizer = leads.then(|| ready.loaded.tokenizer()).transpose()?;

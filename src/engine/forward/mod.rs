@@ -10,6 +10,7 @@
 mod pass;
 
 use std::num::NonZero;
+use std::ops::Range;
 
 use tokgate_kernels::{AttentionSpec, MoeError, MoeSpec, Rope, RopeError, Runtime};
 
@@ -136,6 +137,8 @@ pub struct Model {
     runs: Vec<HeadRun>,
     /// `None` for a dense model.
     moe: Option<MoeSpec>,
+    /// All experts, or those of a part.
+    experts: Range<usize>,
 }
 
 /// Why sizes and weights do not make a model.
@@ -192,6 +195,7 @@ impl Model {
             rope,
             runs: part.runs(config, attention),
             moe: moe.transpose()?,
+            experts: part.experts.clone(),
             config: part.config(config),
             weights,
         })

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use tokgate_kernels::{
     AttentionSpec, Buffer, Experts, Job, MatMut, MatRef, MoeSpec, RopeAngles, Routing, Runtime,
-    Segment, Weights, add_bias, add_rms_norm, attention, matmul, matmul_all, moe_ffn, rms_norm,
-    rms_norm_in_place, rope, route, store_kv, swiglu,
+    Segment, Weights, add_bias, add_rms_norm, attention, matmul, matmul_all, moe_ffn_part,
+    rms_norm, rms_norm_in_place, rope, route, store_kv, swiglu,
 };
 
 use super::{Apart, Chunk, Join, Joint, LogitRows, Model, Sublayer, Work};
@@ -355,11 +355,13 @@ impl<'a> Pass<'a> {
             &mut self.routing,
         );
         let x = view(x, rows, d);
-        moe_ffn(
+        let part = self.model.experts.clone();
+        moe_ffn_part(
             self.rt,
             spec,
             x,
             &self.routing,
+            part.clone(),
             experts,
             view_mut(y, rows, d),
         );
@@ -370,11 +372,14 @@ impl<'a> Pass<'a> {
             .iter_mut()
             .zip(counts)
             .for_each(|(usage, count)| *usage += u64::from(*count));
+        // What was done here, which in a part may be less than what was routed.
+        let (counts, n_part) = (&counts[part.clone()], part.len().max(1));
         let hit = counts.iter().filter(|count| **count > 0).count() as u64;
+        let pairs: u64 = counts.iter().map(|count| u64::from(*count)).sum();
         for w in [experts.gate, experts.up, experts.down] {
-            let elements = (w.rows() / n_expert * w.cols()) as u64;
-            self.work.macs += (rows * config.n_expert_used) as u64 * elements;
-            self.work.bytes += hit * (bytes(w) / n_expert as u64);
+            let elements = (w.rows() / n_part * w.cols()) as u64;
+            self.work.macs += pairs * elements;
+            self.work.bytes += hit * (bytes(w) / n_part as u64);
         }
     }
 }

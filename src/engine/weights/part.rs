@@ -4,8 +4,10 @@
 //! *columns* where each part yields its share of a sum over all of them (the outputs of attention and feed-forward).
 //! One follows the other, so that what lies between needs no exchange.
 //!
-//! MEMORY. Rows of a plain matrix stay mapped: nothing is read but the pages of these rows. Columns, and rows of each of
-//! a stack of experts, do not lie in one piece: they are copied, packed, into memory of their own, as many bytes as the
+//! Experts are cut so too, each of them, or are given to a part whole.
+//!
+//! MEMORY. Rows of a plain matrix stay mapped: nothing is read but the pages of these rows; so do whole experts. Columns,
+//! and rows of each of a stack of experts, do not lie in one piece: they are copied, packed, into memory of their own, as many bytes as the
 //! part has. The file's pages that were read for it can be dropped by the system.
 
 use std::ops::Range;
@@ -22,6 +24,8 @@ pub struct Part {
     pub heads: Range<usize>,
     /// Inner elements of the feed-forward, or of each expert's.
     pub ff: Range<usize>,
+    /// Experts; none in a dense model.
+    pub experts: Range<usize>,
     /// Tokens of the vocabulary that have their logits computed here.
     pub vocab: Range<usize>,
 }
@@ -43,6 +47,7 @@ impl Part {
         Self {
             heads: 0..config.n_head,
             ff: 0..inner(config),
+            experts: 0..config.n_expert,
             vocab: 0..config.n_vocab,
         }
     }
@@ -179,12 +184,16 @@ impl LayerWeights {
                     gate,
                     up,
                     down,
-                } => Ffn::Moe {
-                    router: router.clone(),
-                    gate: rows(gate, &part.ff),
-                    up: rows(up, &part.ff),
-                    down: cols(down, &part.ff),
-                },
+                } => {
+                    let [gate, up, down] =
+                        [gate, up, down].map(|stack| stack.experts(part.experts.clone()));
+                    Ffn::Moe {
+                        router: router.clone(),
+                        gate: rows(&gate, &part.ff),
+                        up: rows(&up, &part.ff),
+                        down: cols(&down, &part.ff),
+                    }
+                }
             },
         }
     }

@@ -188,6 +188,28 @@ impl Tensor {
         }
     }
 
+    /// Some of its matrices, which lie in one piece and are shared.
+    ///
+    /// # Panics
+    /// If the range is not within the matrices.
+    pub fn experts(&self, experts: Range<usize>) -> Self {
+        assert!(
+            experts.start <= experts.end && experts.end <= self.shape.experts,
+            "matrices {experts:?} of {}",
+            self.shape
+        );
+        let bytes = self.range.len() / self.shape.experts.max(1);
+        let start = self.range.start + experts.start * bytes;
+        Self {
+            shape: Shape {
+                experts: experts.len(),
+                ..self.shape
+            },
+            range: start..start + experts.len() * bytes,
+            ..self.clone()
+        }
+    }
+
     /// Blocks without kernels, converted to `dtype` by `threads` threads; `None` if they are not as many bytes as the
     /// shape wants.
     ///
@@ -373,6 +395,10 @@ mod tests {
         let wanted = (0..2).flat_map(|expert| (1..3).map(move |row| (expert * 3 + row) * 64 + 32));
         let wanted: Vec<f32> = wanted.flat_map(|at| all[at..at + 32].to_vec()).collect();
         assert_eq!(values(&part), wanted);
+        let second = stack.experts(1..2);
+        assert_eq!(values(&second), all[192..]);
+        assert!(Arc::ptr_eq(&second.mapping, &stack.mapping));
+        assert_eq!(stack.experts(2..2).bytes(), 0);
         let one = mapped(&all[..192], Shape::matrix(3, 64));
         let rows = one.cut(1..2, 0..64);
         assert_eq!(values(&rows), all[64..128]);

@@ -6,7 +6,7 @@
 //! cluster/q8_0/avx2/qwen3-0.6b_exchanges_r2_h2_t8        all exchanges of a token where nobody computes, the median
 //! ```
 //! Behind it stands what was asked for beyond that: `_s60-40` shares that were given, `_kf32` a cache of another type,
-//! `_i160` microseconds by which every message was made to come later. Shares that ranks measured of themselves differ
+//! `_whole` experts divided whole, `_i160` microseconds by which every message was made to come later. Shares that ranks measured of themselves differ
 //! from run to run, and so are no part of a name.
 
 use std::collections::BTreeSet;
@@ -38,6 +38,7 @@ struct Report {
     ranks: Vec<Rank>,
     kv: String,
     given_shares: bool,
+    whole_experts: bool,
     inject_us: f64,
     dry_token_us: f64,
     tests: Vec<Test>,
@@ -134,6 +135,7 @@ impl File {
             ranks,
             kv,
             given_shares,
+            whole_experts,
             inject_us,
             ..
         } = &self.report;
@@ -148,6 +150,9 @@ impl File {
                 .map(|rank| format!("{:.0}", 100.0 * rank.share));
             let shares: Vec<String> = shares.collect();
             shape += &format!("_s{}", shares.join("-"));
+        }
+        if *whole_experts {
+            shape += "_whole";
         }
         if kv != "bf16" {
             shape += &format!("_k{kv}");
@@ -175,7 +180,7 @@ mod tests {
         let mut file = serde_json::json!({
             "schema": 1, "kind": "cluster", "name": "qwen3-0.6b", "dtype": "q8_0",
             "report": {
-                "ranks": [rank("one"), rank("two")], "kv": "bf16", "given_shares": false,
+                "ranks": [rank("one"), rank("two")], "kv": "bf16", "given_shares": false, "whole_experts": false,
                 "inject_us": 0.0, "dry_token_us": 12.5, "tests": [test(12, 0), test(0, 32)],
             },
         });
@@ -208,6 +213,7 @@ mod tests {
             let report = &mut file["report"];
             report["given_shares"] = true.into();
             report["kv"] = "f32".into();
+            report["whole_experts"] = true.into();
             report["inject_us"] = 160.0.into();
             report["ranks"][0]["share"] = 0.6.into();
             report["ranks"][1]["share"] = 0.4.into();
@@ -216,7 +222,7 @@ mod tests {
         let found = found(&asked).unwrap();
         assert_eq!(
             found[0].id.as_str(),
-            "cluster/q8_0/avx2/qwen3-0.6b_pp12_r2_h1_t8_s60-40_kf32_i160"
+            "cluster/q8_0/avx2/qwen3-0.6b_pp12_r2_h1_t8_s60-40_whole_kf32_i160"
         );
     }
 
