@@ -16,8 +16,8 @@
 //! same share of whatever the router picks. Or each rank has some of them whole, and waits for the one that has most of a
 //! token's. The network does not tell between the two: all ranks have all activations and add up the same two sums, of the
 //! same size. (A rank that has none of a token's experts could stay silent, which saves no time: others send to all ranks
-//! meanwhile, over their own links.) What tells is the slowest rank: how many times its share of a token's matrices takes,
-//! if any experts are equally likely and ranks alike ([`Plan::imbalance`](plan::Plan::imbalance)):
+//! meanwhile, over their own links.) What tells is how long a token's matrices take the slowest rank, in units of an even
+//! share, if any experts are equally likely ([`Plan::imbalance`](plan::Plan::imbalance)):
 //!
 //! ```text
 //! ranks                              2       4       8

@@ -106,7 +106,7 @@ pub struct Test {
     pub n_gen: usize,
     /// Repetitions.
     pub samples: Vec<Sample>,
-    /// Of each rank, a token's mean over the last repetition.
+    /// Of each rank, a token's mean over the last repetition; of a rank alone, the median of all.
     pub ranks: Vec<Spending>,
 }
 
@@ -135,12 +135,12 @@ impl Test {
         macs: &[u64],
     ) -> Self {
         let tokens = (n_prompt + n_gen) as f64;
-        let last_ns = samples.last().map_or(0, |sample| sample.ns);
+        let median_ns = median(samples.iter().map(|sample| sample.ns as f64));
         let ranks = spent.iter().zip(macs).map(|(spent, macs)| {
             let mut all = Sums::of(spent.iter());
             if spent.is_empty() {
                 // A rank alone exchanges nothing, and computes all the time.
-                all.compute_us = last_ns as f64 / 1e3;
+                all.compute_us = median_ns / 1e3;
             }
             let sums = spent.iter().filter(|one| one.is_sum());
             let layers = sums.clone().map(|one| one.layer + 1).max().unwrap_or(0);
