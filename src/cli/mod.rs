@@ -27,8 +27,8 @@ pub use baseline::{CompareArgs, RecordArgs, ReportFormat};
 pub use bench::{BenchArgs, BenchFormat, FlashAttn};
 pub use bisect::{BisectArgs, BisectMetric, BisectStepArgs};
 pub use cluster::{
-    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, Experts, MemberArgs,
-    Shares,
+    ClusterArgs, ClusterBenchArgs, ClusterCommand, ClusterFormat, ClusterRunArgs, Experts,
+    MemberArgs, Shares,
 };
 pub use comment::CommentArgs;
 pub use gate::{CalibrateArgs, GateArgs, GateFormat, MeasuringArgs};

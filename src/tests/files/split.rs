@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use tokgate::cluster::manifest::Manifest;
 use tokgate::engine::gguf::{Parts, SplitError};
-use tokgate::engine::model_file::ModelFile;
+use tokgate::engine::model_file::{self, ModelFile};
 use tokgate::engine::synth::Preset;
 use tokgate::engine::weights::LoadOptions;
 use tokgate_kernels::DType;
@@ -54,6 +55,31 @@ fn parts_make_the_same_model_as_the_whole() {
         row
     };
     assert_eq!(row(&whole), row(&split));
+}
+
+#[test]
+fn all_parts_are_listed_and_open_under_the_names_that_a_list_gives_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (single, parts) = write(folder.path());
+    assert_eq!(model_file::paths(&single).unwrap(), [single.clone()]);
+    assert_eq!(model_file::paths(&parts[0]).unwrap(), parts);
+    let second = model_file::paths(&parts[1]).unwrap_err();
+    assert!(
+        second.to_string().contains("give the first part"),
+        "{second}"
+    );
+
+    let list = Manifest::of(&parts[0], 2).unwrap();
+    let kept = folder.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    for (part, entry) in parts.iter().zip(list.files()) {
+        std::fs::copy(part, kept.join(&entry.name)).unwrap();
+    }
+    let model = list.model_in(&kept);
+    assert!(list.is_at(&model, 1) && !list.is_at(&single, 1));
+    assert!(ModelFile::open(&model, LoadOptions::default()).is_ok());
+    std::fs::remove_file(kept.join(&list.files()[2].name)).unwrap();
+    assert!(model_file::paths(&model).is_err() && !list.is_at(&model, 1));
 }
 
 #[test]
