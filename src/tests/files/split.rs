@@ -61,7 +61,8 @@ fn parts_make_the_same_model_as_the_whole() {
 fn all_parts_are_listed_and_open_under_the_names_that_a_list_gives_them() {
     let folder = tempfile::tempdir().unwrap();
     let (single, parts) = write(folder.path());
-    assert_eq!(model_file::paths(&single).unwrap(), [single.clone()]);
+    let of_single = model_file::paths(&single).unwrap();
+    assert_eq!(of_single, std::slice::from_ref(&single));
     assert_eq!(model_file::paths(&parts[0]).unwrap(), parts);
     let second = model_file::paths(&parts[1]).unwrap_err();
     assert!(
