@@ -140,10 +140,7 @@ pub fn plan(
         });
     }
     let unit = opened.weights.column_unit();
-    let plan = match experts {
-        Some(experts) => Plan::new(opened.config, unit, weights, experts)?,
-        None => Plan::fastest(opened.config, unit, weights)?,
-    };
+    let plan = Plan::choose(opened.config, unit, weights, experts)?;
     Ok((plan, speeds))
 }
 
@@ -227,7 +224,7 @@ pub fn run(
         &plan.shares_of(&rates),
         network,
         CANDIDATES,
-        plan.experts,
+        Some(plan.experts),
     )?;
     let whole = Macs::of(opened.config, &Part::whole(opened.config)).total();
     // Alone, a machine's own generation says it best; beside others, what it did while they waited.
@@ -243,7 +240,7 @@ pub fn run(
             machine,
             network,
             CANDIDATES,
-            plan.experts,
+            settings.experts,
         )?,
         None => Vec::new(),
     };

@@ -146,7 +146,7 @@ pub struct Prediction {
     pub efficiency: f64,
 }
 
-/// What machines with these rates would do with a model; `unit` as in [`Plan::new`].
+/// What machines with these rates would do with a model; `unit` as in [`Plan::new`], `experts` as in [`Plan::choose`].
 ///
 /// # Errors
 /// [`PlanError`] if a rate is not a positive number.
@@ -156,9 +156,9 @@ pub fn predict(
     gmacs: &[f64],
     network: Network,
     candidates: usize,
-    experts: ExpertSplit,
+    experts: Option<ExpertSplit>,
 ) -> Result<Prediction, PlanError> {
-    let plan = Plan::new(config, unit, gmacs, experts)?;
+    let plan = Plan::choose(config, unit, gmacs, experts)?;
     let macs = Macs::of(config, &Part::whole(config)).total() as f64;
     let ideal_ms = macs / 1e6 / gmacs.iter().sum::<f64>();
     let token = Token {
@@ -188,7 +188,7 @@ pub fn table(
     gmacs: f64,
     network: Network,
     candidates: usize,
-    experts: ExpertSplit,
+    experts: Option<ExpertSplit>,
 ) -> Result<Vec<Prediction>, PlanError> {
     let rows = MACHINES.iter().map(|machines| {
         let gmacs = vec![gmacs; *machines];
@@ -274,7 +274,7 @@ mod tests {
     fn more_machines_pay_until_they_do_not() {
         let table = |preset: Preset| {
             let network = Network::new(160.0, 1.0);
-            table(&preset.config(), 32, 24.3, network, 40, ExpertSplit::Rows).unwrap()
+            table(&preset.config(), 32, 24.3, network, 40, None).unwrap()
         };
         let (large, small) = (table(Preset::Llama2_7b), table(Preset::Qwen3_0_6b));
         assert_eq!(large[0].machines, 1);

@@ -93,12 +93,20 @@ impl Plan {
         })
     }
 
-    /// [`Plan::new`] with experts divided in the way by which the slowest rank is done first. Exchanges cost the same in
-    /// both ways.
+    /// [`Plan::new`] with experts divided as asked, or `None` for the way by which the slowest rank is done first.
+    /// Exchanges cost the same in both ways.
     ///
     /// # Errors
     /// See there.
-    pub fn fastest(config: &ModelConfig, unit: usize, weights: &[f64]) -> Result<Self, PlanError> {
+    pub fn choose(
+        config: &ModelConfig,
+        unit: usize,
+        weights: &[f64],
+        experts: Option<ExpertSplit>,
+    ) -> Result<Self, PlanError> {
+        if let Some(experts) = experts {
+            return Self::new(config, unit, weights, experts);
+        }
         let rows = Self::new(config, unit, weights, ExpertSplit::Rows)?;
         let whole = Self::new(config, unit, weights, ExpertSplit::Whole)?;
         let whole_is_faster = whole.imbalance(config) < rows.imbalance(config);
@@ -396,17 +404,17 @@ mod tests {
     #[test]
     fn whole_experts_are_chosen_where_rows_are_too_few() {
         let config = Preset::Qwen3_30bA3b.config();
-        let rows = Plan::fastest(&config, BLOCKS, &[1.0; 2]).unwrap();
+        let rows = Plan::choose(&config, BLOCKS, &[1.0; 2], None).unwrap();
         assert_eq!(rows.experts, ExpertSplit::Rows);
         // One block of rows an expert: one rank would do all feed-forwards.
         let narrow = ModelConfig {
             n_ff_expert: BLOCKS,
             ..config
         };
-        let whole = Plan::fastest(&narrow, BLOCKS, &[1.0; 4]).unwrap();
+        let whole = Plan::choose(&narrow, BLOCKS, &[1.0; 4], None).unwrap();
         assert_eq!(whole.experts, ExpertSplit::Whole);
         assert!(whole.idle().is_empty());
-        let dense = Plan::fastest(&Preset::TinyDense.config(), BLOCKS, &[1.0; 2]).unwrap();
+        let dense = Plan::choose(&Preset::TinyDense.config(), BLOCKS, &[1.0; 2], None).unwrap();
         assert_eq!(dense.experts, ExpertSplit::Rows);
         let asked = Plan::new(
             &Preset::TinyDense.config(),
@@ -433,7 +441,7 @@ mod tests {
                 let plan = Plan::new(&config, BLOCKS, weights, experts);
                 assert!(plan.is_err(), "{weights:?}");
             }
-            assert!(Plan::fastest(&config, BLOCKS, weights).is_err());
+            assert!(Plan::choose(&config, BLOCKS, weights, None).is_err());
         }
     }
 }

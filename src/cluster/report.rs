@@ -20,7 +20,7 @@ pub struct Report {
     pub payload_bytes: usize,
     /// Ranks.
     pub ranks: Vec<Rank>,
-    /// The slowest link, from round trips of short and long messages.
+    /// The slowest link, from round trips with the bytes of a sum and with more.
     pub network: Network,
     /// Whether experts are divided whole.
     pub whole_experts: bool,

@@ -49,7 +49,11 @@ fn text(output: &Output) -> (String, String) {
 
 #[test]
 fn two_and_three_ranks_say_what_one_process_says() {
-    for (name, shares) in [("sort-dense.gguf", "50,50"), ("sort-moe.gguf", "60,10,30")] {
+    for (name, shares, experts) in [
+        ("sort-dense.gguf", "50,50", "auto"),
+        ("sort-moe.gguf", "60,10,30", "rows"),
+        ("sort-moe.gguf", "60,10,30", "whole"),
+    ] {
         let model = model(name);
         let model = model.to_str().unwrap();
         let prompt = "Sort the following numbers from smallest to largest: 31, 4, 15, 92";
@@ -61,13 +65,13 @@ fn two_and_three_ranks_say_what_one_process_says() {
             .args(options)
             .output()
             .unwrap();
-        let mut args = vec!["run", "--shares", shares];
+        let mut args = vec!["run", "--shares", shares, "--experts", experts];
         args.extend(options);
         let ranks = shares.split(',').count();
         let together = mpirun(ranks, &args).output().unwrap();
         let ((wanted, _), (said, errors)) = (text(&alone), text(&together));
         assert!(together.status.success(), "{errors}");
-        assert_eq!(said, wanted, "{name} {shares}");
+        assert_eq!(said, wanted, "{name} {shares} {experts}");
         assert!(errors.contains(&format!("{ranks} ranks: ")), "{errors}");
     }
 }
