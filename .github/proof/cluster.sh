@@ -84,7 +84,7 @@ value() {
   python3 -c 'import json, sys; r = json.load(open(sys.argv[1]))["report"]; print(eval(sys.argv[2]))' "$1" "$2"
 }
 
-# case NAME WHERE LATENCY,BANDWIDTH ARGS…: alone, together and alone in turn; one line of the table.
+# row NAME WHERE LATENCY,BANDWIDTH ARGS…: alone, together and alone in turn; one line of the table.
 row() {
   local name=$1 where=$2 network=$3 round
   shift 3
