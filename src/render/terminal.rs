@@ -1,6 +1,6 @@
 //! Tables for a terminal: one line a bench, the worst first, within a given width.
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use super::{Sides, change, counts, drift, figure, printable, rows, spread};
 use crate::judge::{Comparison, Reason, Row, Verdict};
@@ -220,21 +220,11 @@ pub(super) fn shortened(name: &str, width: usize) -> String {
         return name.to_owned();
     }
     let kept = width.saturating_sub(1);
-    let tail: Vec<char> = within(name.chars().rev(), kept.div_ceil(2));
-    let head: Vec<char> = within(name.chars(), kept / 2);
-    head.into_iter()
-        .chain(['…'])
-        .chain(tail.into_iter().rev())
-        .collect()
-}
-
-/// As many of `characters` as fit into `width` columns.
-fn within(characters: impl Iterator<Item = char>, width: usize) -> Vec<char> {
-    let mut used = 0;
-    characters
-        .take_while(|c| {
-            used += c.width().unwrap_or(0);
-            used <= width
-        })
-        .collect()
+    // Widths of whole pieces: some characters make the one before them wider.
+    let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
+    let head = ends.take_while(|end| name[..*end].width() <= kept / 2);
+    let starts = name.char_indices().rev().map(|(at, _)| at);
+    let tail = starts.take_while(|start| name[*start..].width() <= kept.div_ceil(2));
+    let (head, tail) = (head.last().unwrap_or(0), tail.last().unwrap_or(name.len()));
+    format!("{}…{}", &name[..head], &name[tail..])
 }

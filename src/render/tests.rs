@@ -234,6 +234,16 @@ fn changes_show_as_many_decimals_as_matter() {
     }
 }
 
+#[test]
+fn characters_that_widen_the_one_before_them_fit_too() {
+    for name in ["*\u{fe0f}".repeat(20), "a*\u{fe0f}é\u{301}🩰".repeat(9)] {
+        for width in 1..40 {
+            let short = terminal::shortened(&name, width);
+            assert!(short.width() <= width, "{short:?} in {width}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_a_bench_is_called_no_line_breaks_out(id in "[\\x00-\\x7f]{1,60}|\\PC{1,60}|.{1,60}", width in 60usize..120) {
