@@ -4,6 +4,8 @@ use crate::level::{Level, LevelError};
 use crate::pool::{Pool, PoolError, PoolOptions};
 use crate::scratch::Scratch;
 
+use std::sync::Arc;
+
 /// Why a runtime could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -18,9 +20,10 @@ pub enum RuntimeError {
 /// Threads, level and working memory; the first argument of every operation.
 #[derive(Debug)]
 pub struct Runtime {
-    pool: Pool,
+    pool: Arc<Pool>,
     level: Level,
-    scratch: Scratch,
+    scratch: Arc<Scratch>,
+    batch_invariant: bool,
 }
 
 impl Runtime {
@@ -46,10 +49,31 @@ impl Runtime {
     pub fn with_level(level: Level, options: PoolOptions) -> Result<Self, PoolError> {
         let pool = Pool::with_options(options)?;
         Ok(Self {
-            pool,
+            pool: Arc::new(pool),
             level,
-            scratch: Scratch::default(),
+            scratch: Arc::default(),
+            batch_invariant: false,
         })
+    }
+
+    /// A runtime over the same threads and memory in which every token gets the bits that it gets alone, whatever other
+    /// tokens there are: an operation on `m` tokens then gives what `m` calls with one token each give in *any* runtime
+    /// of this level. Weights are still read from memory once for all tokens.
+    ///
+    /// That costs time where there are many tokens, for which the other forms of matmul and attention are made: it is
+    /// for the few tokens of a generation step, and not for prompts.
+    pub fn batch_invariant(&self) -> Self {
+        Self {
+            pool: Arc::clone(&self.pool),
+            level: self.level,
+            scratch: Arc::clone(&self.scratch),
+            batch_invariant: true,
+        }
+    }
+
+    /// Whether this is a [batch-invariant](Self::batch_invariant) runtime.
+    pub fn is_batch_invariant(&self) -> bool {
+        self.batch_invariant
     }
 
     /// The worker threads.

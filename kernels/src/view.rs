@@ -192,6 +192,17 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
+    /// Each row as a view of its own; none where rows have no elements.
+    pub(crate) fn row_mats(&mut self) -> impl Iterator<Item = MatMut<'_, T>> {
+        let rows = self.data.chunks_mut(self.stride.max(1)).take(self.rows);
+        rows.map(|data| MatMut {
+            data,
+            rows: 1,
+            cols: self.cols,
+            stride: self.stride,
+        })
+    }
+
     /// A handle through which the workers of a pool write disjoint tiles.
     pub(crate) fn shared(&mut self) -> SharedMat<'_, T> {
         SharedMat {
@@ -255,6 +266,17 @@ impl<'a, T> SharedMat<'a, T> {
 
     pub(crate) fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// Rows `start..end`.
+    pub(crate) fn row_range(&self, start: usize, end: usize) -> Self {
+        assert!(start <= end && end <= self.rows);
+        Self {
+            // Past the last row there may be nothing, and then no row is left to point to.
+            data: self.data.wrapping_add(start * self.stride),
+            rows: end - start,
+            ..*self
+        }
     }
 
     /// Columns `start..start + len` of row `r`.

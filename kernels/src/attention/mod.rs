@@ -18,7 +18,8 @@
 //! and `p` before both sums, in every variant, which is what `vdpbf16ps` takes. `M` is an *integer*: changing it scales
 //! by a power of two, which commutes with all of these roundings, so that neither the blocks in which a variant walks
 //! the keys, nor when it notices a larger score, shows in the result beyond the order of additions. How the keys are
-//! cut into parts depends on the shapes alone: every thread count gives the same bits. Cache entries outside of the
+//! cut into parts depends on the shapes alone: every thread count gives the same bits. In a
+//! [batch-invariant](Runtime::batch_invariant) runtime each token is cut as a segment of its own. Cache entries outside of the
 //! positions that some query of the segment sees are never looked at; those inside must be finite.
 //!
 //! WHY online: the scores of a query are met in blocks and forgotten, so that the memory is a tile a worker, whatever
@@ -210,6 +211,22 @@ pub struct Segment<'a> {
     pub out: MatMut<'a, f32>,
 }
 
+impl Segment<'_> {
+    /// Each token as a segment of its own.
+    fn tokens(&mut self) -> impl Iterator<Item = Segment<'_>> {
+        let (q, start, kv) = (self.q, self.start, self.kv);
+        self.out
+            .row_mats()
+            .enumerate()
+            .map(move |(i, out)| Segment {
+                q: q.row_range(i, i + 1),
+                start: start + i,
+                kv,
+                out,
+            })
+    }
+}
+
 /// Attends each segment's queries to its cache.
 ///
 /// # Panics
@@ -247,14 +264,19 @@ pub fn attention(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
     if spec.head_dim == 0 {
         return;
     }
-    #[cfg(target_arch = "x86_64")]
-    vectorised(rt, spec, segments);
-    #[cfg(not(target_arch = "x86_64"))]
-    scalar::attention(rt, spec, segments);
+    if rt.is_batch_invariant() {
+        let mut segments: Vec<_> = segments.iter_mut().flat_map(Segment::tokens).collect();
+        dispatch(rt, spec, &mut segments);
+    } else {
+        dispatch(rt, spec, segments);
+    }
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+use scalar::attention as dispatch;
+
 #[cfg(target_arch = "x86_64")]
-fn vectorised(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
+fn dispatch(rt: &Runtime, spec: &AttentionSpec, segments: &mut [Segment]) {
     use avx2::Avx2;
     use avx512::{Avx512, Avx512Bf16};
     let level = rt.level();

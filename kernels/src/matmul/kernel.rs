@@ -1,5 +1,7 @@
 //! What the variants of all element types have in common: the seam between scheduling and arithmetic.
 
+use std::ops::Range;
+
 use super::Rows;
 use crate::runtime::Runtime;
 use crate::view::{MatRef, SharedMat, Weights};
@@ -12,11 +14,17 @@ pub(super) trait Kernel: Sync {
     /// tokens lie interleaved. Granules follow each other; the last one may have fewer tokens. `(0, 1)` prepares nothing.
     fn prepared_layout(&self, m: usize, k: usize) -> (usize, usize);
 
+    /// Tokens, at most, that a product may have and still give each of them the bits that it gives it alone. Up to as
+    /// many, [`Self::prepared_layout`] has the same bytes for a token, and nothing interleaved.
+    fn alike(&self) -> usize {
+        1
+    }
+
     /// Rounds and interleaves the tokens of `range`, whole granules, into `out`, which has their bytes exactly.
     ///
     /// Every byte that [`Self::multiply`] reads must be written: `out` has arbitrary contents. The operand starts at a
     /// multiple of 64 bytes.
-    fn prepare(&self, tokens: &Tokens, range: std::ops::Range<usize>, out: &mut [u8]);
+    fn prepare(&self, tokens: &Tokens, range: Range<usize>, out: &mut [u8]);
 
     /// Rows of `w` that a task must have a multiple of (but for the end of `w`), and that it should have at most.
     fn task_rows(&self, m: usize, k: usize) -> (usize, usize);
@@ -53,6 +61,20 @@ impl<'a> Tokens<'a> {
             );
         }
         Self { x, rows }
+    }
+
+    /// Those of `range`.
+    pub(super) fn part(&self, range: Range<usize>) -> Self {
+        match self.rows {
+            None => Self {
+                x: self.x.row_range(range.start, range.end),
+                rows: None,
+            },
+            Some(rows) => Self {
+                x: self.x,
+                rows: Some(&rows[range]),
+            },
+        }
     }
 
     /// Tokens.

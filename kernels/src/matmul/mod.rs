@@ -16,7 +16,7 @@
 //! ```
 //!
 //! NUMERICS. Products are accumulated in f32, in an order that depends on the variant and on the shape, and not on the
-//! number of threads. Q8_0: the 32 products of a block add up exactly in i32, then `(d_w · d_x) · sum` is accumulated in
+//! number of threads. In a [batch-invariant](Runtime::batch_invariant) runtime it is the order of one token. Q8_0: the 32 products of a block add up exactly in i32, then `(d_w · d_x) · sum` is accumulated in
 //! f32, the three factors being multiplied in any order. The activations' `d` stays f32: as f16, which is what a block
 //! in a file has, it would overflow from max|x| = 8.3e6 on and lose bits below 8e-3. The bound of 2⁻¹⁰⁰ keeps `127 / a`
 //! finite. Non-finite activations make their own token's outputs non-finite and touch no other's. Outputs are zero where
@@ -26,6 +26,10 @@
 //! product costs: Q, K and V, or gate and up, or all experts of a layer go over the workers at once. Products that share
 //! their activations share their rounding too. A call forks at most twice, once to prepare activations and once to
 //! multiply, and not at all where there is less to do than a fork costs.
+//!
+//! WHY batch invariance by groups: the forms for few tokens and for many add up in different orders, and each is the
+//! faster one where it is used. Where a token's bits must not depend on its neighbours, groups of as many tokens as a
+//! variant multiplies [alike](Kernel::alike) meet the same rows of weights one after the other, while these are in L2.
 
 #[cfg(target_arch = "x86_64")]
 mod float;
@@ -60,6 +64,9 @@ const MIN_FORK_PREPARE: usize = 1 << 15;
 
 /// Tasks for each worker, where the work can be cut that fine: a worker whose core is taken away holds up one of them.
 const TASKS_PER_WORKER: usize = 8;
+
+/// Bytes of weights that all tokens meet before the next ones, where tokens go by themselves: they stay in L2.
+const NEAR: usize = 128 << 10;
 
 /// One of several independent products, see [`matmul_all`].
 #[derive(Debug)]
@@ -112,7 +119,7 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
             .iter()
             .rposition(|operand| operand.dtype == dtype && operand.tokens.same(&tokens));
         let operand = known.unwrap_or_else(|| {
-            let operand = Operand::new(tokens, dtype, kernel, bytes);
+            let operand = Operand::new(rt, tokens, dtype, kernel, bytes);
             bytes = operand.end().next_multiple_of(64);
             operands.push(operand);
             operands.len() - 1
@@ -123,6 +130,7 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
             operand,
             w: job.w,
             y: job.y.shared(),
+            near_rows: 0,
             task_rows: 0,
             end_task: 0,
         });
@@ -139,7 +147,16 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
     let mut tasks = 0;
     for product in &mut products {
         let (m, n, k) = (product.y.rows(), product.w.rows(), product.w.cols());
-        let (granule, most) = product.kernel.task_rows(m, k);
+        let together = operands[product.operand].together;
+        let (granule, most) = product.kernel.task_rows(together, k);
+        product.near_rows = if together < m {
+            let row_bytes = product.w.dtype().row_bytes(k).expect("whole blocks");
+            (NEAR / row_bytes.max(1))
+                .next_multiple_of(granule)
+                .max(granule)
+        } else {
+            n
+        };
         // Each task has a like share of all MACs, as far as its kernel can cut and wants to.
         let fair = (macs / (threads * TASKS_PER_WORKER)).div_ceil(m.saturating_mul(k).max(1));
         product.task_rows = fair.next_multiple_of(granule).clamp(granule, most);
@@ -153,16 +170,22 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
         let n = product.w.rows();
         let first = product.end_task - n.div_ceil(product.task_rows);
         let start = (task - first) * product.task_rows;
-        product.kernel.multiply(
-            rt,
-            &Product {
-                tokens: &operand.tokens,
-                prepared: &prepared[operand.start..operand.end()],
-                w: product.w,
-                y: product.y,
-            },
-            start..n.min(start + product.task_rows),
-        );
+        let end = n.min(start + product.task_rows);
+        for start in (start..end).step_by(product.near_rows) {
+            for tokens in operand.groups() {
+                let at = |token| operand.start + token * operand.token_bytes;
+                product.kernel.multiply(
+                    rt,
+                    &Product {
+                        tokens: &operand.tokens.part(tokens.clone()),
+                        prepared: &prepared[at(tokens.start)..at(tokens.end)],
+                        w: product.w,
+                        y: product.y.row_range(tokens.start, tokens.end),
+                    },
+                    start..end.min(start + product.near_rows),
+                );
+            }
+        }
     };
     for_each(rt, threads, tasks, multiply);
 }
@@ -200,7 +223,14 @@ fn prepare(rt: &Runtime, threads: usize, operands: &mut [Operand], prepared: &mu
         let start = operand.start + tokens.start * operand.token_bytes;
         // SAFETY: operands lie one after the other, and so do their parts, of which each is one task's.
         let out = unsafe { prepared.tile(0, start, tokens.len() * operand.token_bytes) };
-        operand.kernel.prepare(&operand.tokens, tokens, out);
+        if operand.together == operand.tokens.len() {
+            operand.kernel.prepare(&operand.tokens, tokens, out);
+            return;
+        }
+        for (token, out) in tokens.zip(out.chunks_exact_mut(operand.token_bytes.max(1))) {
+            let token = operand.tokens.part(token..token + 1);
+            operand.kernel.prepare(&token, 0..1, out);
+        }
     });
 }
 
@@ -258,6 +288,8 @@ struct Operand<'a> {
     /// Element type of the weights, on which the kernel depends.
     dtype: DType,
     kernel: &'static dyn Kernel,
+    /// Tokens that are multiplied together, at most: all of them, unless each is to get the bits that it gets alone.
+    together: usize,
     /// First byte among the prepared ones.
     start: usize,
     token_bytes: usize,
@@ -267,13 +299,25 @@ struct Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    fn new(tokens: Tokens<'a>, dtype: DType, kernel: &'static dyn Kernel, start: usize) -> Self {
+    fn new(
+        rt: &Runtime,
+        tokens: Tokens<'a>,
+        dtype: DType,
+        kernel: &'static dyn Kernel,
+        start: usize,
+    ) -> Self {
         let (m, k) = (tokens.len(), tokens.cols());
-        let (token_bytes, granule) = kernel.prepared_layout(m, k);
+        let together = if rt.is_batch_invariant() {
+            m.div_ceil(m.div_ceil(kernel.alike()))
+        } else {
+            m
+        };
+        let (token_bytes, granule) = kernel.prepared_layout(together, k);
         Self {
             tokens,
             dtype,
             kernel,
+            together,
             start,
             token_bytes,
             granule,
@@ -286,6 +330,13 @@ impl<'a> Operand<'a> {
         let len = self.tokens.len().checked_mul(self.token_bytes);
         len.and_then(|len| len.checked_add(self.start))
             .expect("size of the prepared activations")
+    }
+
+    /// The tokens that are multiplied together.
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> {
+        let len = self.tokens.len();
+        let starts = (0..len).step_by(self.together);
+        starts.map(move |start| start..len.min(start + self.together))
     }
 
     /// Elements to prepare.
@@ -304,6 +355,8 @@ struct Planned<'a> {
     operand: usize,
     w: Weights<'a>,
     y: SharedMat<'a, f32>,
+    /// Rows that all groups of tokens meet before the next ones.
+    near_rows: usize,
     task_rows: usize,
     end_task: usize,
 }

@@ -17,6 +17,10 @@ impl Kernel for Scalar {
         (0, 1)
     }
 
+    fn alike(&self) -> usize {
+        usize::MAX
+    }
+
     fn prepare(&self, _: &Tokens, _: Range<usize>, _: &mut [u8]) {}
 
     fn task_rows(&self, _: usize, _: usize) -> (usize, usize) {

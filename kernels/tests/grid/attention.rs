@@ -141,6 +141,23 @@ impl Case {
     fn run(&self, rt: &Runtime, op: Op) -> Vec<f32> {
         attend(rt, &[self], op).remove(0)
     }
+
+    /// As [`Self::run`], some tokens at a time.
+    fn in_steps(&self, step: usize, rt: &Runtime, op: Op) -> Vec<f32> {
+        let width = self.width();
+        let parts = (0..self.tokens).step_by(step).map(|first| {
+            let tokens = step.min(self.tokens - first);
+            Self {
+                tokens,
+                start: self.start + first,
+                q: self.q[first * width..][..tokens * width].to_vec(),
+                k: self.k.clone(),
+                v: self.v.clone(),
+                ..*self
+            }
+        });
+        parts.flat_map(|part| part.run(rt, op)).collect()
+    }
 }
 
 /// What a buffer holds where nobody may write.
@@ -234,6 +251,7 @@ pub fn grid(op: Op) {
     heads(&bench);
     batches(&bench);
     cuts(&bench);
+    alone(&bench);
     large_scores(&bench);
     exponential(&bench);
 }
@@ -377,23 +395,35 @@ fn cuts(bench: &Bench) {
         for (level, [_, rt, _]) in &bench.levels {
             let want = whole.run(rt, bench.op);
             for step in [1, 7, 41] {
-                let mut got = Vec::new();
-                for start in (0..whole.tokens).step_by(step) {
-                    let tokens = step.min(whole.tokens - start);
-                    let width = whole.width();
-                    let part = Case {
-                        tokens,
-                        start,
-                        q: whole.q[start * width..][..tokens * width].to_vec(),
-                        k: whole.k.clone(),
-                        v: whole.v.clone(),
-                        ..whole
-                    };
-                    got.extend(part.run(rt, bench.op));
-                }
+                let got = whole.in_steps(step, rt, bench.op);
                 let what = format!("{} {level} w{window} in steps of {step}", bench.op);
                 assert_close(&what, &got, &want, &scale, tolerance(bench.op));
             }
+        }
+    }
+}
+
+/// In a batch-invariant runtime each token gets the bits that it gets alone in any.
+fn alone(bench: &Bench) {
+    let mut rng = Rng::new(8);
+    for (heads, tokens, start, window) in [
+        ((4, 4), 5, 0, 0),
+        ((8, 2), 25, 600, 0),
+        ((6, 3), 9, 30, 20),
+        ((32, 4), 3, 2100, 0),
+    ] {
+        let spec = spec(heads.0, heads.1, 64, window);
+        let case = Case::new(&mut rng, spec, tokens, start);
+        for (level, [one, _, three]) in &bench.levels {
+            let want = case.in_steps(1, one, bench.op);
+            let got = case.run(&three.batch_invariant(), bench.op);
+            assert_eq!(
+                bits(&got),
+                bits(&want),
+                "{} {level} {}",
+                bench.op,
+                case.name()
+            );
         }
     }
 }

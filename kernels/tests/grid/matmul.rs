@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use tokgate_kernels::{
-    BlockQ8_0, Job, Level, MatMut, MatRef, Op, Weights, matmul, matmul_all, q8_0,
+    BlockQ8_0, Job, Level, MatMut, MatRef, Op, Runtime, Weights, matmul, matmul_all, q8_0,
 };
 
 use crate::common::{Rng, assert_close, levels, runtime, tolerance};
@@ -121,8 +121,12 @@ fn reference(op: Op, m: usize, x: &[f32], w: &Matrix) -> (Vec<f32>, Vec<f64>) {
     (y, scale)
 }
 
-/// Runs one product with rows of `x` and of `y` further apart than they are long, starting at odd places.
 fn run(level: Level, threads: usize, m: usize, x: &[f32], w: &Matrix, gap: usize) -> Vec<f32> {
+    run_in(&runtime(level, threads), m, x, w, gap)
+}
+
+/// Runs one product with rows of `x` and of `y` further apart than they are long, starting at odd places.
+fn run_in(rt: &Runtime, m: usize, x: &[f32], w: &Matrix, gap: usize) -> Vec<f32> {
     let (n, k) = (w.n, w.k);
     let mut padded = vec![f32::NAN; gap + m * (k + gap)];
     for i in 0..m {
@@ -130,7 +134,7 @@ fn run(level: Level, threads: usize, m: usize, x: &[f32], w: &Matrix, gap: usize
     }
     let mut y = vec![f32::from_bits(UNTOUCHED); gap + m * (n + gap)];
     matmul(
-        &runtime(level, threads),
+        rt,
         MatRef::with_stride(&padded[gap..], m, k, k + gap).unwrap(),
         w.view(),
         MatMut::with_stride(&mut y[gap..], m, n, n + gap).unwrap(),
@@ -150,6 +154,7 @@ fn run(level: Level, threads: usize, m: usize, x: &[f32], w: &Matrix, gap: usize
 pub fn grid(op: Op) {
     shapes(op);
     jobs(op);
+    alone(op);
     extremes(op);
     if unit(op) == 1 {
         specials(op);
@@ -302,6 +307,41 @@ fn jobs(op: Op) {
         }
     }
     matmul_all(&runtime(Level::SCALAR, 1), &mut []);
+}
+
+/// In a batch-invariant runtime each token gets the bits that it gets alone in any: by every form and cut of a product.
+fn alone(op: Op) {
+    let mut rng = Rng::new(6);
+    let odd = if unit(op) == 1 { 7 } else { 0 };
+    for (m, n, k) in [
+        (0, 9, 64),
+        (2, 65, 96),
+        (3, 1030, 1024),
+        (6, 33, 2048 + odd),
+        (7, 130, 544 + odd),
+        (13, 41, 11008),
+        (50, 70, 1056 + odd),
+    ] {
+        let w = Matrix::new(op, &mut rng, n, k, 1, 1);
+        let x = rng.f32s(m * k);
+        for level in levels(op) {
+            let plain = runtime(level, 3);
+            let want: Vec<f32> = x
+                .chunks(k)
+                .flat_map(|x| run_in(&plain, 1, x, &w, 1))
+                .collect();
+            for threads in [1, 3] {
+                let rt = runtime(level, threads).batch_invariant();
+                let got = run_in(&rt, m, &x, &w, 2);
+                assert!(
+                    got.iter()
+                        .zip(&want)
+                        .all(|(a, b)| a.to_bits() == b.to_bits()),
+                    "{op} {level} m{m} k{k} n{n}: {threads} threads, not as alone"
+                );
+            }
+        }
+    }
 }
 
 /// Values at the ends of their ranges: zeros, the largest weights, activations that are not numbers.

@@ -252,6 +252,7 @@ pub fn test_ffn(op: Op) {
         Op::MoeBf16 => DType::Bf16,
         _ => DType::Q8_0,
     };
+    alone(op, dtype);
     let mut rng = Rng::new(31);
     // Experts, of a token, hidden, inner.
     let shapes = [
@@ -374,6 +375,39 @@ fn a_token_does_not_feel_the_others() {
             together[t * d..][..d],
             "token {t}"
         );
+    }
+}
+
+/// In a batch-invariant runtime each token gets the bits that it gets alone in any.
+fn alone(op: Op, dtype: DType) {
+    let (n_expert, top_k, d, n_ff, tokens) = (5, 2, 96, 64, 30);
+    let mut rng = Rng::new(61);
+    let spec = MoeSpec::new(n_expert, top_k, true).expect("a valid spec");
+    let weights = Owned::random(&mut rng, dtype, n_expert * n_ff * d);
+    let experts = Experts {
+        gate: weights.weights(n_expert * n_ff, d),
+        up: weights.weights(n_expert * n_ff, d),
+        down: weights.weights(n_expert * d, n_ff),
+    };
+    let logits = Padded::new(tokens, n_expert, |_, _| rng.f32());
+    let x = Padded::new(tokens, d, |_, _| rng.f32());
+    let run = |rt: &Runtime, logits: &Padded, x: &Padded| {
+        let mut y = Padded::new(x.view().rows(), d, |_, _| f32::NAN);
+        let routing = routed(rt, &spec, logits);
+        moe_ffn(rt, &spec, x.view(), &routing, &experts, y.view_mut());
+        y.dense()
+    };
+    for level in levels(op) {
+        let rt = runtime(level, 3);
+        let together = run(&rt.batch_invariant(), &logits, &x);
+        for t in 0..tokens {
+            let row = |m: &Padded| Padded::new(1, m.view().cols(), |_, c| m.view().row(t)[c]);
+            assert_eq!(
+                run(&rt, &row(&logits), &row(&x)),
+                together[t * d..][..d],
+                "{op} {level}: token {t}"
+            );
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub(in super::super) static AVX2: Variant = Variant {
     pack,
     tiles: &[tile::<1> as TileFn, tile::<2>, tile::<3>, tile::<4>],
     few: 6,
+    alike: 1,
     look: 1,
     pack_tokens: 16,
     dots,

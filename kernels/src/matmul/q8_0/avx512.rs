@@ -27,6 +27,7 @@ pub(in super::super) static AVX512: Variant = Variant {
         tile::<7>,
     ],
     few: DOTS.len(),
+    alike: DOTS.len(),
     look: 2,
     pack_tokens: 8,
     dots,

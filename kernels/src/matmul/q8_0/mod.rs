@@ -102,6 +102,8 @@ pub(super) struct Variant {
     token_block: usize,
     /// Tokens that are few: the weights are multiplied as they lie, at least 1.
     few: usize,
+    /// Tokens, of these few, whose sums are added up as those of one.
+    alike: usize,
     /// Panels from the one that is packed to the one that is asked for from memory meanwhile.
     look: usize,
     /// Tokens whose products with a panel take as long as packing it does.
@@ -143,6 +145,10 @@ impl Kernel for Variant {
         // Tiles as equal as may be: 8 tokens are 4 + 4, not 6 + 2.
         let granule = m.div_ceil(m.div_ceil(self.tiles.len()));
         (k / BLOCK_LEN * self.token_block, granule)
+    }
+
+    fn alike(&self) -> usize {
+        self.alike
     }
 
     fn prepare(&self, tokens: &Tokens, range: Range<usize>, out: &mut [u8]) {
