@@ -42,8 +42,8 @@ pub struct ServeArgs {
     #[arg(long, value_enum, default_value = "bf16")]
     pub kv: KvType,
 
-    /// Guess tokens with this smaller model of the same vocabulary, and check them in one pass. The sampler draws as it would
-    /// without: other tokens come out only where rounding decides. Guesses that do not pay are given up.
+    /// Guess tokens with this smaller model of the same vocabulary, and check them in one pass. A text that runs alone is the
+    /// same, token for token, as without. Guesses that do not pay are given up.
     #[arg(long, value_name = "FILE")]
     pub draft: Option<PathBuf>,
 
@@ -58,6 +58,12 @@ pub struct ServeArgs {
     /// with --draft. 0 turns it off. With --draft, this is tried first.
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub look_up: usize,
+
+    /// Give every answer the bits that it would have if nobody else asked: texts and prompts are not computed in the
+    /// same passes, and an earlier prompt serves a later one only in whole passes of --ubatch-size tokens. Costs time
+    /// where several ask at once.
+    #[arg(long)]
+    pub batch_invariant: bool,
 
     /// Requests that may wait; more are told to come again (429).
     #[arg(long, default_value_t = 128, value_name = "N", value_parser = positive)]
@@ -94,6 +100,7 @@ pub struct ServeArgs {
 const EXAMPLES: &str = "\
 Examples:
   tokgate serve -m qwen3-0.6b.gguf --parallel 8 --ctx-size 4096
+  tokgate serve -m qwen3-0.6b.gguf --batch-invariant --parallel 8
   tokgate serve -m coder-32b.gguf --draft coder-1.5b.gguf --draft-max 24
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\":
     [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'";

@@ -52,6 +52,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         rows: args.ubatch_size,
         kv: model::kv(args.kv),
         look_up: args.look_up,
+        batch_invariant: args.batch_invariant,
     };
     let token = |id: Option<u32>| {
         let bytes = id.and_then(|id| tokenizer.token(id)).unwrap_or_default();

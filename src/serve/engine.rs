@@ -2,6 +2,12 @@
 //!
 //! A slot keeps keys and values of what it computed last, so that a prompt which begins in the same way finds them.
 //! Memory is claimed once, before the first request: `slots × context` positions.
+//!
+//! BITS. A pass that checks guesses is [batch-invariant](Runtime::batch_invariant): a text that runs alone is the same,
+//! token for token, with guesses and without. What other texts and prompts there are in a pass may change last bits
+//! still, and with them a token that was as likely as another, unless [`Layout::batch_invariant`] is asked for. Then
+//! texts go through passes of their own, prompts one by one and always cut at the same places, and what is computed of
+//! an earlier prompt serves up to such a place.
 
 use std::time::Instant;
 
@@ -30,6 +36,8 @@ pub struct Layout {
     pub kv: DType,
     /// Tokens that are guessed from the text at most; 0 for none.
     pub look_up: usize,
+    /// Whether answers must not depend, to the bit, on what else is computed.
+    pub batch_invariant: bool,
 }
 
 /// The engine.
@@ -37,6 +45,8 @@ pub struct Layout {
 pub struct Engine<'a> {
     model: &'a Model,
     rt: &'a Runtime,
+    /// As `rt`, with the same bits for a text whatever else there is.
+    invariant: Runtime,
     tokenizer: &'a Tokenizer,
     layout: Layout,
     drafter: Option<Drafter<'a>>,
@@ -67,6 +77,7 @@ impl<'a> Engine<'a> {
                 cache: KvCache::new(model.config(), layout.kv, layout.context)?,
                 read: read.transpose()?,
                 tokens: Vec::new(),
+                whole: 0,
                 used: 0,
                 pace: Pace::new(drafted.max(layout.look_up)),
                 outcome: Outcome::default(),
@@ -77,6 +88,7 @@ impl<'a> Engine<'a> {
         Ok(Self {
             model,
             rt,
+            invariant: rt.batch_invariant(),
             tokenizer,
             places: places.collect::<Result<_, _>>()?,
             layout,
@@ -142,15 +154,25 @@ impl<'a> Engine<'a> {
             .iter()
             .map(|place| scheduler::Slot {
                 busy: place.running.is_some(),
-                cached: &place.tokens,
+                cached: match self.layout.batch_invariant {
+                    true => &place.tokens[..place.whole.min(place.tokens.len())],
+                    false => &place.tokens,
+                },
                 used: place.used,
             })
             .collect();
         let Some((at, cached)) = scheduler::choose(&slots, &job.prompt) else {
             unreachable!("the caller saw a free slot");
         };
+        let rows = self.layout.rows;
+        let cached = match self.layout.batch_invariant {
+            true => cached / rows * rows,
+            false => cached,
+        };
         self.arrivals += 1;
-        self.places[at].begin(job, cached, self.arrivals, self.tokenizer, stats);
+        let place = &mut self.places[at];
+        place.begin(job, cached, self.arrivals, self.tokenizer, stats);
+        place.whole = place.tokens.len() / rows * rows;
     }
 
     fn pass(&mut self, stats: &Stats) -> Result<(), GenerationError> {
@@ -215,10 +237,34 @@ impl<'a> Engine<'a> {
 
     fn compute(&mut self, stats: &Stats) -> Result<(), ForwardError> {
         let wants: Vec<Want> = self.places.iter().map(Place::want).collect();
-        let planned = scheduler::plan(&wants, self.layout.rows);
-        let mut feeds = Vec::with_capacity(planned.len());
-        for (place, &rows) in self.places.iter().zip(&planned) {
-            feeds.push(place.feed(rows));
+        let slots = 0..wants.len();
+        if !self.layout.batch_invariant {
+            let guessed = |want: &Want| matches!(want, Want::Decode(rows) if *rows > 1);
+            let invariant = wants.iter().any(guessed);
+            let planned = scheduler::plan(&wants, self.layout.rows);
+            return self.feed(slots, &planned, invariant, stats);
+        }
+        let planned = scheduler::plan_apart(&wants, self.layout.rows);
+        let (texts, prompts): (Vec<_>, Vec<_>) = slots
+            .filter(|slot| planned[*slot] > 0)
+            .partition(|slot| matches!(wants[*slot], Want::Decode(_)));
+        for slot in prompts {
+            self.feed([slot], &planned, false, stats)?;
+        }
+        self.feed(texts, &planned, true, stats)
+    }
+
+    /// Computes the planned rows of some slots in one pass, and draws from what has logits.
+    fn feed(
+        &mut self,
+        slots: impl IntoIterator<Item = usize>,
+        planned: &[usize],
+        invariant: bool,
+        stats: &Stats,
+    ) -> Result<(), ForwardError> {
+        let mut feeds = vec![(Vec::new(), LogitRows::None); self.places.len()];
+        for slot in slots {
+            feeds[slot] = self.places[slot].feed(planned[slot]);
         }
         let mut chunks = Vec::new();
         let fed = self.places.iter_mut().zip(&feeds);
@@ -229,8 +275,15 @@ impl<'a> Engine<'a> {
                 logits: *logits,
             });
         }
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let rt = match invariant {
+            true => &self.invariant,
+            false => self.rt,
+        };
         self.model
-            .forward(self.rt, &mut chunks, &mut self.logits, &mut Work::default())?;
+            .forward(rt, &mut chunks, &mut self.logits, &mut Work::default())?;
         drop(chunks);
         add(&stats.passes, 1);
         let mut rows = self.logits.chunks_exact(self.model.config().n_vocab);

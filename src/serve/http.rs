@@ -147,13 +147,7 @@ async fn model(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Refusal> {
     service.check(&headers)?;
-    if id != service.name {
-        let name = &service.name;
-        return Err(Refusal(
-            404,
-            format!("there is no model '{id}'; the one here is '{name}'"),
-        ));
-    }
+    service.is_served(&id)?;
     Ok(Json(service.described()))
 }
 
@@ -255,6 +249,20 @@ impl Service {
             "root": self.name,
             "max_model_len": self.limits.context,
         })
+    }
+
+    /// Whether that model is the one here.
+    fn is_served(&self, id: &str) -> Result<(), Refusal> {
+        if id == self.name {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Refusal(
+            404,
+            format!(
+                "there is no model '{id}'; the one here is '{name}' (--alias gives it another name)"
+            ),
+        ))
     }
 
     /// Whether the request may be answered.
@@ -383,6 +391,9 @@ impl Service {
         chat: bool,
     ) -> Result<Response, Refusal> {
         let random = RandomState::new().hash_one(self.answers.load(Relaxed));
+        if let Some(id) = ask.model.as_deref().filter(|id| !id.is_empty()) {
+            self.is_served(id)?;
+        }
         let wishes = ask.wishes(random).map_err(bad)?;
         let context = self.limits.context;
         if prompt.is_empty() {

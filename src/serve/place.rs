@@ -22,6 +22,8 @@ pub struct Place<'a> {
     pub read: Option<KvCache>,
     /// The text: those that are computed, as many as the cache has, and then those that are not.
     pub tokens: Vec<u32>,
+    /// Of these, those that whole passes of a prompt computed, or will.
+    pub whole: usize,
     /// When it was last given to a sequence; larger is later.
     pub used: u64,
     /// How much is guessed.

@@ -48,6 +48,22 @@ pub fn plan(wants: &[Want], rows: usize) -> Vec<usize> {
     planned
 }
 
+/// As [`plan`], for passes that each prompt has to itself: the one that came first gets all of its own, so that it is
+/// always cut at multiples of `rows`, whatever else there is.
+pub fn plan_apart(wants: &[Want], rows: usize) -> Vec<usize> {
+    let first = wants.iter().filter_map(|want| match *want {
+        Want::Prefill { arrival, .. } => Some(arrival),
+        _ => None,
+    });
+    let first = first.min();
+    let planned = wants.iter().map(|want| match *want {
+        Want::Decode(asked) => asked,
+        Want::Prefill { left, arrival } if Some(arrival) == first => left.min(rows),
+        Want::Prefill { .. } | Want::Nothing => 0,
+    });
+    planned.collect()
+}
+
 /// What a slot holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot<'a> {
@@ -100,6 +116,18 @@ mod tests {
             plan(&[Want::Decode(8), prefill(5, 0), prefill(9, 1)], 8),
             [8, 1, 0]
         );
+    }
+
+    #[test]
+    fn prompts_apart_are_cut_where_they_would_be_alone() {
+        let wants = [
+            prefill(9000, 3),
+            Want::Decode(6),
+            prefill(3, 4),
+            Want::Nothing,
+        ];
+        assert_eq!(plan_apart(&wants, 64), [64, 6, 0, 0]);
+        assert_eq!(plan_apart(&wants[1..], 64), [6, 3, 0]);
     }
 
     #[test]

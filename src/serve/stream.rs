@@ -14,6 +14,9 @@ use super::answer::{self, Answer};
 use super::piece::Event;
 use crate::engine::tokenizer::Tokenizer;
 
+/// What every stream ends with, failed ones too: clients read up to it.
+const DONE: &str = "data: [DONE]\n\n";
+
 /// An answer in pieces. Dropping it, as hyper does when the client is gone, cancels the job.
 pub struct Stream {
     answer: Answer,
@@ -56,7 +59,7 @@ impl Stream {
         match event {
             Event::Failed(message) => {
                 self.is_over = true;
-                answer::event(&answer::error(500, &message))
+                answer::event(&answer::error(500, &message)) + DONE
             }
             Event::Piece(piece) => {
                 let at = self.sent.unwrap_or(0);
@@ -72,7 +75,7 @@ impl Stream {
                     if self.with_usage {
                         text += &answer::event(&self.answer.usage(finish));
                     }
-                    text += "data: [DONE]\n\n";
+                    text += DONE;
                 }
                 text
             }

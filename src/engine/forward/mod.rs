@@ -3,6 +3,7 @@
 //! One pass takes any number of [`Chunk`]s, each the next tokens of a sequence of its own. Their rows are stacked, so
 //! that every weight is read once a pass, however many sequences there are; attention alone looks at each by itself.
 //! A prompt may be cut into chunks anywhere: the logits do not depend on where, beyond the order of additions.
+//! In a [batch-invariant](Runtime::batch_invariant) runtime they do not depend on it at all.
 //!
 //! A model may be a [`Part`] of one: then the products behind attention and feed-forward are parts of a sum, which
 //! whoever called [`Model::forward_part`] adds up with the other parts', twice a layer.

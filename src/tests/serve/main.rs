@@ -5,6 +5,7 @@ mod server;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,41 @@ fn many_at_a_time_get_what_each_would_get_alone() {
     assert!(!line.ends_with(" 0"), "{metrics}");
 }
 
+/// Random weights, whose likeliest tokens are often as likely but for rounding; probabilities are told, so that a last
+/// bit of a logit shows.
+#[test]
+fn batch_invariant_answers_are_those_of_a_lone_request_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesised(&folder);
+    let apart = &["--batch-invariant", "--ubatch-size", "7"][..];
+    let start = |options| Server::with_model(&model, &[apart, options].concat());
+    let alone = start(&["--parallel", "1"]);
+    let busy = start(&["--parallel", "3", "--look-up", "8"]);
+    let asks = ["5 3 8 1", "9 9 2", "4 4 4 4 4 4", "1 2 3", "7 0 7 0", "3"].map(|numbers| {
+        let mut ask = greedy(&PROMPT.replace("5 3 8 1", numbers), 40);
+        ask["logprobs"] = 3.into();
+        ask
+    });
+    let expected = asks
+        .each_ref()
+        .map(|ask| alone.post("/v1/completions", ask).json()["choices"].clone());
+    assert!(expected[0][0]["logprobs"]["token_logprobs"][9].is_f64());
+    for _ in 0..3 {
+        thread::scope(|scope| {
+            for (ask, expected) in asks.iter().zip(&expected) {
+                let busy = &busy;
+                scope.spawn(move || {
+                    let answer = busy.post("/v1/completions", ask).json();
+                    assert_eq!(answer["choices"], *expected);
+                });
+            }
+        });
+    }
+    assert!(metric(&busy, ACCEPTED) > 0.0);
+    // Beginnings of earlier prompts served later ones.
+    assert!(metric(&busy, "vllm:prefix_cache_hits_total") > 0.0);
+}
+
 /// A figure of the metrics.
 fn metric(server: &Server, name: &str) -> f64 {
     let metrics = server.get("/metrics").body;
@@ -146,6 +182,32 @@ fn a_draft_model_changes_no_token() {
     assert!(metric(&same, "tokgate:draft_acceptance_length") > 1.5);
 }
 
+/// Of a text that runs alone, on random weights, whose likeliest tokens are often as likely but for rounding.
+#[test]
+fn guesses_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = synthesised(&folder);
+    let plain = Server::with_model(&model, &["--parallel", "1"]);
+    let path = model.to_str().unwrap();
+    let drafted = &["--draft", path, "--draft-p-min", "0"][..];
+    let guessing = [&["--look-up", "8"][..], drafted].map(|guess| {
+        let one = &["--parallel", "1"][..];
+        Server::with_model(&model, &[one, guess].concat())
+    });
+    for numbers in ["5 3 8 1", "9 9 2", "4 4 4 4 4 4", "1 2 3", "7 0 7 0", "3"] {
+        let mut ask = greedy(&PROMPT.replace("5 3 8 1", numbers), 120);
+        ask["logprobs"] = 2.into();
+        let expected = plain.post("/v1/completions", &ask).json();
+        for server in &guessing {
+            let answer = server.post("/v1/completions", &ask).json();
+            assert_eq!(answer["choices"], expected["choices"]);
+        }
+    }
+    for server in &guessing {
+        assert!(metric(server, ACCEPTED) > 0.0);
+    }
+}
+
 /// A model with the same vocabulary as the trained one that has nothing else in common with it: signs of its weights
 /// are flipped.
 fn unrelated() -> tempfile::NamedTempFile {
@@ -160,17 +222,23 @@ fn unrelated() -> tempfile::NamedTempFile {
     file
 }
 
-#[test]
-fn a_draft_model_of_another_vocabulary_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let draft = folder.path().join("tiny.gguf");
-    let draft = draft.to_str().unwrap();
-    let synth = ["synth", "--preset", "tiny-dense", draft];
+/// A model of random weights.
+fn synthesised(folder: &tempfile::TempDir) -> PathBuf {
+    let path = folder.path().join("tiny.gguf");
+    let synth = ["synth", "--preset", "tiny-dense", path.to_str().unwrap()];
     Command::cargo_bin("tokgate")
         .unwrap()
         .args(synth)
         .assert()
         .success();
+    path
+}
+
+#[test]
+fn a_draft_model_of_another_vocabulary_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let draft = synthesised(&folder);
+    let draft = draft.to_str().unwrap();
     let model = model();
     let serve = [
         "serve",
@@ -299,6 +367,7 @@ fn tokens_and_texts_turn_into_each_other() {
     let by_text = server.post("/v1/completions", &greedy(PROMPT, 8)).json();
     let mut ask = greedy("", 8);
     ask["prompt"] = tokens["tokens"].clone();
+    ask["model"] = "sort-dense".into();
     let by_tokens = server.post("/v1/completions", &ask).json();
     assert_eq!(by_text["choices"], by_tokens["choices"]);
     let models = server.get("/v1/models").json();
@@ -386,6 +455,7 @@ fn what_cannot_be_answered_is_refused_and_the_server_goes_on() {
         (400, json!({"prompt": [4_000_000_000_u32]})),
         (400, json!({"prompt": PROMPT, "temperature": -1})),
         (400, json!({"prompt": PROMPT, "n": 2})),
+        (404, json!({"prompt": PROMPT, "model": "gpt-4"})),
         (400, json!({"prompt": PROMPT, "max_tokens": 0})),
         (400, json!({"max_tokens": 5})),
         (400, json!([1])),

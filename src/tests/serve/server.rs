@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -28,9 +28,13 @@ pub struct Response {
 
 impl Server {
     pub fn start(options: &[&str]) -> Self {
+        Self::with_model(&model(), options)
+    }
+
+    pub fn with_model(model: &Path, options: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tokgate"))
             .args(["serve", "--port", "0", "-t", "1", "-m"])
-            .arg(model())
+            .arg(model)
             .args(options)
             .stderr(Stdio::piped())
             .spawn()
