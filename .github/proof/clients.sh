@@ -78,9 +78,11 @@ echo
 printf 'secret\n' >keys
 serve narrow --parallel 1 --max-queue 1 --api-key-file keys --max-body 100000
 narrow=$url
+serve invariant --parallel 8 --batch-invariant
+invariant=$url
 serve open --parallel 8
 code=0
-venv/bin/python "$here/ask.py" "$url" "$narrow" || code=1
+venv/bin/python "$here/ask.py" "$url" "$narrow" "$invariant" || code=1
 echo
 
 # load NAME COMMAND…: a load generator, between two looks at what the server counts.

@@ -1,5 +1,5 @@
-"""ask.py URL NARROW: what the openai package asks of two servers, and whether it is told what it expects. NARROW has one
-slot, a queue of one, a key, and takes 100000 bytes. Prints a table; exit code 1 if something differs."""
+"""ask.py URL NARROW INVARIANT: what the openai package asks of three servers, and whether it is told what it expects.
+NARROW has one slot, a queue of one, a key, and takes 100000 bytes; INVARIANT is batch-invariant. Prints a table; exit code 1 if something differs."""
 
 import asyncio
 import math
@@ -10,7 +10,7 @@ import urllib.request
 
 import openai
 
-url, narrow = sys.argv[1:3]
+url, narrow, invariant = sys.argv[1:4]
 client = openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
 keyed = openai.OpenAI(base_url=f"{narrow}/v1", api_key="secret", max_retries=0)
 PROMPT = "one kernel is slower than the other:"
@@ -159,9 +159,9 @@ def leaving():
         time.sleep(0.05)
 
 
-async def many():
-    """Rounding depends on what is computed beside a text, and a model of made-up weights is often undecided: a text may
-    go on otherwise where another token was nearly as likely."""
+async def many(url, exact):
+    """Unless the server is batch-invariant, rounding depends on what is computed beside a text, and a model of made-up
+    weights is often undecided: a text may go on otherwise where another token was nearly as likely."""
     rows = lambda answer: answer.choices[0].logprobs.content
     parted = 0
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as many:
@@ -171,6 +171,7 @@ async def many():
         for at, other in enumerate(together):
             alone = await ask(at)
             assert len(rows(alone)) == len(rows(other)) == 64
+            assert not exact or rows(alone) == rows(other), (at, alone, other)
             for left, right in zip(rows(alone), rows(other)):
                 if left.bytes != right.bytes:
                     near = [top.logprob for top in left.top_logprobs if top.bytes == right.bytes]
@@ -178,7 +179,8 @@ async def many():
                     parted += 1
                     break
                 assert abs(left.logprob - right.logprob) < 0.2, (left, right)
-    print(f"{parted} of 32 texts parted from what is said alone", file=sys.stderr)
+    if not exact:
+        print(f"{parted} of 32 texts parted from what is said alone", file=sys.stderr)
 
 
 async def too_many():
@@ -205,7 +207,8 @@ CHECKS = [
     ("400 for what is not done: tools, formats, penalties", not_done),
     ("`AuthenticationError` (401), `APIStatusError` (413)", keys),
     ("a stream that is left is given up", leaving),
-    ("`AsyncOpenAI`: 32 at once are answered as one by one, but for rounding", lambda: asyncio.run(many())),
+    ("`AsyncOpenAI`: 32 at once are answered as one by one, but for rounding", lambda: asyncio.run(many(url, False))),
+    ("the same with `--batch-invariant`: to the bit", lambda: asyncio.run(many(invariant, True))),
     ("`RateLimitError` (429), and the package's own retries", lambda: asyncio.run(too_many())),
 ]
 
