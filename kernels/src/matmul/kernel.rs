@@ -40,6 +40,8 @@ pub(super) struct Product<'a> {
     pub(super) prepared: &'a [u8],
     pub(super) w: Weights<'a>,
     pub(super) y: SharedMat<'a, f32>,
+    /// Whether each token is to get the bits that it gets alone; there are at most [`Kernel::alike`] then.
+    pub(super) alike: bool,
 }
 
 /// The activations of a product: rows of a matrix, all or gathered.

@@ -181,6 +181,7 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
                         prepared: &prepared[at(tokens.start)..at(tokens.end)],
                         w: product.w,
                         y: product.y.row_range(tokens.start, tokens.end),
+                        alike: rt.is_batch_invariant(),
                     },
                     start..end.min(start + product.near_rows),
                 );

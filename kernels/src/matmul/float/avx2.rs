@@ -32,6 +32,7 @@ const fn variant<W: Wide>() -> Variant<W, f32> {
             // With three tokens the halves of bf16 are more than there are registers for.
             if W::BF16 { all.split_at(2).0 } else { all }
         },
+        alike: &[[dot::<W, 1, 1>, dot::<W, 4, 1>]],
         panel: PANEL,
         depth: 256,
         pair: 1,

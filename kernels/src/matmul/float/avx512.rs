@@ -35,6 +35,10 @@ const fn variant<W: Wide>() -> Variant<W, f32> {
             // With six tokens the halves of bf16 are more than there are registers for.
             if W::BF16 { all.split_at(5).0 } else { all }
         },
+        alike: &[
+            [dot::<W, 1, 1>, dot::<W, 4, 1>],
+            [dot::<W, 1, 2>, dot::<W, 4, 2>],
+        ],
         panel: PANEL,
         depth: 256,
         pair: 1,

@@ -11,6 +11,9 @@
 //! prefetcher of the CPU follows. On Zen 5, 4096 → 11008 from memory, in turn: 1.2 × with two threads, 1.48 × with one;
 //! 1.5 × from the cache. The variants that widen to f32 stay with four rows: their activations, four bytes for each
 //! weight's two, come from L2 where rows are long, and four rows share them (one row: 0.77 × at 11008, one thread).
+//!
+//! WHY at most five tokens in its order: four accumulators for each, and six tokens do not fit the registers (0.6 × from the
+//! cache). Two rows at a time for three tokens do, and are slower by a third from the cache.
 
 use std::arch::x86_64::*;
 
@@ -24,12 +27,19 @@ pub(super) static BF16: Variant<bf16, bf16> = Variant {
     block: BLOCK,
     prepare,
     dots: &[
-        [lone::<1>, lone::<4>],
+        [beside::<1, 1>, beside::<4, 1>],
         [dot::<1, 2, 2>, dot::<4, 2, 2>],
         [dot::<1, 3, 2>, dot::<4, 3, 1>],
         [dot::<1, 4, 2>, dot::<4, 4, 1>],
         [dot::<1, 5, 2>, dot::<4, 5, 1>],
         [dot::<1, 6, 2>, dot::<4, 6, 1>],
+    ],
+    alike: &[
+        [beside::<1, 1>, beside::<4, 1>],
+        [beside::<1, 2>, beside::<4, 2>],
+        [beside::<1, 3>, beside::<4, 3>],
+        [beside::<1, 4>, beside::<4, 4>],
+        [beside::<1, 5>, beside::<4, 5>],
     ],
     panel: PANEL,
     depth: 512,
@@ -47,7 +57,7 @@ const BLOCK: usize = 32;
 /// Weight rows of a panel: two registers.
 const PANEL: usize = 32;
 
-/// Bytes from the weights at hand to those that [`lone`] asks for from memory. On Zen 5, two threads, 8 KiB are 10 % slower
+/// Bytes from the weights at hand to those that [`beside`] asks for from memory. On Zen 5, two threads, 8 KiB are 10 % slower
 /// at rows of 1024 and 2 to 6 % at 4096; with one thread they are 4 % faster.
 const AHEAD: usize = 2 << 10;
 
@@ -128,38 +138,49 @@ unsafe fn add_block<const R: usize, const M: usize>(
     }
 }
 
-/// As [`dot`], of one token: a row after the other, which reads memory fastest.
+/// As [`dot`], a row after the other, which reads memory fastest; the order of additions is the same for any `M`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn lone<const R: usize>(a: &Dot<bf16, bf16>) {
-    let x = a.x[0];
-    let mut sums_f32x16 = [[[_mm512_setzero_ps(); 2]]; R];
+unsafe fn beside<const R: usize, const M: usize>(a: &Dot<bf16, bf16>) {
+    let x: [*const bf16; M] = *a.x.first_chunk().expect("a row for each token");
+    let mut sums_f32x16 = [[[_mm512_setzero_ps(); 2]; M]; R];
     let (blocks, rest) = (a.k / BLOCK, a.k % BLOCK);
     for (r, sums) in sums_f32x16.iter_mut().enumerate() {
-        let mut acc_f32x16 = [_mm512_setzero_ps(); 4];
+        let mut acc_f32x16 = [[_mm512_setzero_ps(); M]; 4];
         // SAFETY: weight rows hold `k` elements, the prepared row whole blocks; a prefetch may name any address.
         unsafe {
             let w = a.w.add(r * a.w_stride);
-            for first in (0..blocks).step_by(4) {
+            let whole = blocks - blocks % 4;
+            for first in (0..whole).step_by(4) {
                 for (i, acc) in acc_f32x16.iter_mut().enumerate() {
-                    if first + i < blocks {
-                        let at = (first + i) * BLOCK;
-                        _mm_prefetch::<_MM_HINT_T0>(
-                            w.wrapping_add(at).cast::<i8>().wrapping_add(AHEAD),
-                        );
-                        *acc = _mm512_dpbf16_ps(*acc, load(w.add(at)), load(x.add(at)));
+                    let at = (first + i) * BLOCK;
+                    let ahead = w.wrapping_add(at).cast::<i8>().wrapping_add(AHEAD);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead);
+                    let w = load(w.add(at));
+                    for (acc, x) in acc.iter_mut().zip(x) {
+                        *acc = _mm512_dpbf16_ps(*acc, w, load(x.add(at)));
                     }
+                }
+            }
+            for (acc, b) in acc_f32x16.iter_mut().zip(whole..blocks) {
+                let w = load(w.add(b * BLOCK));
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    *acc = _mm512_dpbf16_ps(*acc, w, load(x.add(b * BLOCK)));
                 }
             }
             if rest > 0 {
                 let mut padded = [bf16::ZERO; BLOCK];
                 w.add(blocks * BLOCK)
                     .copy_to_nonoverlapping(padded.as_mut_ptr(), rest);
-                let x = load(x.add(blocks * BLOCK));
-                acc_f32x16[0] = _mm512_dpbf16_ps(acc_f32x16[0], load(padded.as_ptr()), x);
+                let w = load(padded.as_ptr());
+                for (acc, x) in acc_f32x16[0].iter_mut().zip(x) {
+                    *acc = _mm512_dpbf16_ps(*acc, w, load(x.add(blocks * BLOCK)));
+                }
             }
         }
         let [a, b, c, d] = acc_f32x16;
-        sums[0] = [_mm512_add_ps(a, b), _mm512_add_ps(c, d)];
+        for (m, sums) in sums.iter_mut().enumerate() {
+            *sums = [_mm512_add_ps(a[m], b[m]), _mm512_add_ps(c[m], d[m])];
+        }
     }
     // SAFETY: the caller allows writing the outputs.
     unsafe { store_dots(&sums_f32x16, a) };

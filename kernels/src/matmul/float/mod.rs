@@ -85,6 +85,8 @@ struct Variant<W: 'static, X: 'static> {
     prepare: unsafe fn(row: &[f32], out: &mut [X]),
     /// By tokens − 1; the first of each is for one weight row, the second for [`DOT_ROWS`].
     dots: &'static [[DotFn<W, X>; 2]],
+    /// As `dots`, with the sums of each token added up as those of one.
+    alike: &'static [[DotFn<W, X>; 2]],
     /// Weight rows of a panel.
     panel: usize,
     /// Elements along k of a panel, at most; a multiple of 32.
@@ -195,6 +197,10 @@ impl<W: Weight, X: Plain + Sync> Kernel for Variant<W, X> {
         }
     }
 
+    fn alike(&self) -> usize {
+        self.alike.len()
+    }
+
     fn prepare(&self, tokens: &Tokens, range: Range<usize>, out: &mut [u8]) {
         let (bytes, granule) = self.prepared_layout(tokens.len(), tokens.cols());
         let (out, elements) = (elements_mut::<X>(out), bytes / size_of::<X>());
@@ -258,10 +264,12 @@ impl<W: Weight, X: Plain + Sync> Variant<W, X> {
         assert!(product.y.rows() == m && rows.end <= product.y.cols() && rows.end <= w.rows());
         assert!(w.cols() == k && x.len() == m * x_stride);
 
-        let groups = m.div_ceil(self.dots.len());
+        let dots = if product.alike { self.alike } else { self.dots };
+        let groups = m.div_ceil(dots.len());
         let group_bytes = m.div_ceil(groups) * x_stride * size_of::<X>();
-        // One or two tokens wait for memory in any case, and would wait longer for pieces of rows.
-        let pieces = if m > 2 {
+        // One or two tokens wait for memory in any case, and would wait longer for pieces of rows, whose sums moreover are
+        // not those of whole rows.
+        let pieces = if m > 2 && !product.alike {
             group_bytes.div_ceil(DOT_X_BYTES)
         } else {
             1
@@ -317,7 +325,7 @@ impl<W: Weight, X: Plain + Sync> Variant<W, X> {
                         };
                         // SAFETY: the level proves the instructions; rows up to `after`, the tokens and the outputs
                         // were checked above.
-                        unsafe { (self.dots[tokens.len() - 1][usize::from(several)])(&args) };
+                        unsafe { (dots[tokens.len() - 1][usize::from(several)])(&args) };
                         n = after;
                     }
                 }
