@@ -14,7 +14,7 @@ use crate::record::trial::{Arm, Block, Harness, ProcessRun};
 /// The share of blocks that is set aside at each end.
 const TRIM: f64 = 0.2;
 
-/// With fewer blocks than this nothing is set aside: too few would be left.
+/// With fewer blocks than this the mean of all is as good, where none of them was disturbed.
 const MIN_TRIMMED: usize = 8;
 
 /// The fewest blocks that a statement is made of.
@@ -49,6 +49,10 @@ pub struct Estimate {
 
 impl Estimate {
     /// The estimate from the log-ratios of blocks; `None` for fewer than [`MIN_BLOCKS`].
+    ///
+    /// Of few, none is set aside unless that tells more: a single disturbed one widens the interval of their mean, and one
+    /// that is set aside without need costs degrees of freedom. As with blocks that are put together, the way is chosen by
+    /// how far its interval reaches.
     pub fn of(ratios: &[f64]) -> Option<Self> {
         let n = ratios.len();
         if n < MIN_BLOCKS || ratios.iter().any(|ratio| !ratio.is_finite()) {
@@ -56,11 +60,16 @@ impl Estimate {
         }
         let mut sorted = ratios.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let aside = if n < MIN_TRIMMED {
-            0
-        } else {
-            (TRIM * n as f64) as usize
-        };
+        let trimmed = Self::trimmed(&sorted, (TRIM * n as f64) as usize);
+        if n >= MIN_TRIMMED {
+            return Some(trimmed);
+        }
+        Some(narrower(trimmed, Self::trimmed(&sorted, 0)))
+    }
+
+    /// The estimate from sorted log-ratios, of which so many are set aside at each end.
+    fn trimmed(sorted: &[f64], aside: usize) -> Self {
+        let n = sorted.len();
         let kept = &sorted[aside..n - aside];
         let center = kept.iter().sum::<f64>() / kept.len() as f64;
         // Winsorised: what was set aside counts as the nearest that was kept.
@@ -70,12 +79,12 @@ impl Estimate {
         let squares: f64 = pulled.iter().map(|ratio| (ratio - mean).powi(2)).sum();
         let deviation = (squares / (n - 1) as f64).sqrt();
         let share = kept.len() as f64 / n as f64;
-        Some(Self {
+        Self {
             center,
             error: (deviation / (share * (n as f64).sqrt())).max(LEAST_ERROR),
             freedom: (kept.len() - 1) as f64,
             blocks: n,
-        })
+        }
     }
 
     /// How likely figures like these are, or clearer ones, if the effect is at most `bound`.
@@ -108,10 +117,19 @@ impl Estimate {
     }
 }
 
-/// How many successive blocks are put together for the lower envelope, where that tells more than single ones.
-const POOLS: [usize; 3] = [1, 2, 4];
+/// The one whose interval reaches less far.
+fn narrower(a: Estimate, b: Estimate) -> Estimate {
+    if b.reach(WEIGHED_AT) < a.reach(WEIGHED_AT) {
+        b
+    } else {
+        a
+    }
+}
 
-/// The level at which the ways to put blocks together are weighed.
+/// How many successive blocks are put together for the lower envelope, where that tells more than single ones.
+const POOLS: [usize; 4] = [1, 2, 3, 4];
+
+/// The level at which ways to estimate are weighed.
 const WEIGHED_AT: f64 = 1e-3;
 
 /// What the blocks of a bench say of a part of its distribution.
@@ -137,7 +155,7 @@ pub fn estimate(blocks: &[Block], part: Part, harness: Harness) -> Option<Estima
                 .collect();
             Estimate::of(&ratios)
         })
-        .min_by(|a, b| a.reach(WEIGHED_AT).total_cmp(&b.reach(WEIGHED_AT)))
+        .reduce(narrower)
         .map(|seen| Estimate {
             blocks: blocks.len(),
             ..seen
