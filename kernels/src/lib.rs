@@ -15,7 +15,8 @@
 //! # Numerics
 //! Accumulation is in f32, in an order that differs between variants and thread counts only where an operation's
 //! NUMERICS says so. Activations are rounded to bf16 for bf16 weights, and quantised per block of 32 to int8 for Q8_0
-//! weights, in every variant: what a model answers does not depend on the CPU beyond the order of additions.
+//! weights, in every variant: what a model answers does not depend on the CPU beyond the order of additions. That order may
+//! depend on how many tokens there are, but not in a [batch-invariant](Runtime::batch_invariant) runtime.
 //!
 //! # Variants
 //! [`Op`] lists the operations; [`Op::variants`] the tiers that have code of their own. `TOKGATE_LEVEL` forces a tier.
