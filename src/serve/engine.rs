@@ -225,12 +225,14 @@ impl<'a> Engine<'a> {
             0 => 0.0,
             _ => self.costs.extra(texts, seconds) / rows as f64,
         };
+        let caught_up = self.places.iter().any(|place| place.outcome.caught_up);
         for place in &mut self.places {
             let outcome = std::mem::take(&mut place.outcome);
             place.pace.earn(outcome.tokens);
             if outcome.rows > 0 {
                 let cost = (extra * outcome.rows as f64) as f32;
-                place.pace.learn(outcome.drafted, outcome.accepted, cost);
+                let (drafted, accepted) = (outcome.drafted, outcome.accepted);
+                place.pace.learn(drafted, accepted, cost, caught_up);
             }
         }
     }

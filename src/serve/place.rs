@@ -42,6 +42,8 @@ pub struct Outcome {
     pub accepted: usize,
     /// Rows that were computed for it, by the draft model and by the model.
     pub rows: usize,
+    /// Whether the draft model had to catch up with the text first, as it has to after a prompt.
+    pub caught_up: bool,
     /// Tokens that the pass brought.
     pub tokens: usize,
 }
@@ -185,10 +187,13 @@ impl<'a> Place<'a> {
             Ok::<_, SamplerError>((token, end.is_some()))
         });
         let accepted = *checked.as_ref().unwrap_or(&0);
+        let draft_rows = std::mem::take(&mut running.draft_rows);
         self.outcome = Outcome {
             drafted: draft.len(),
             accepted,
-            rows: draft.len() + std::mem::take(&mut running.draft_rows),
+            rows: draft.len() + draft_rows,
+            // Before it guesses it reads what was drawn last, and the last guess if that stood.
+            caught_up: draft_rows > draft.len() + 2,
             tokens: drawn,
         };
         if !draft.is_empty() {

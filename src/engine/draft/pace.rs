@@ -7,7 +7,9 @@
 //!
 //! The length is the one that promises most tokens for its time, by how often guesses stood of late and by what guesses
 //! of that length cost: `(1 + a + … + aᵏ) / (1 + cost(k))` is largest. A length that was not tried yet is taken to cost
-//! in proportion to the next shorter one that was. Rows beyond the first are nearly free where memory is the limit, and
+//! in proportion to the next shorter one that was, and what is known of lengths that are not used any more fades towards
+//! that. What a draft model takes to catch up with a text, such as to read its prompt, is paid, and says nothing of any
+//! length. Rows beyond the first are nearly free where memory is the limit, and
 //! dear where few cores share much bandwidth, so that no length is right everywhere.
 
 /// What a text may lose to guesses, as a share of its tokens.
@@ -30,6 +32,10 @@ const FIRST_CHANCE: f32 = 0.7;
 
 /// What the last guess counts for in the averages.
 const WEIGHT: f32 = 0.1;
+
+/// How fast a cost that is out of proportion to that of the length in use fades: one that was measured in a bad moment
+/// would keep its length from being tried again.
+const FADE: f32 = 0.02;
 
 /// How many tokens to guess for the texts of one slot.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,18 +96,28 @@ impl Pace {
         self.account = (self.account + ALLOWANCE * tokens as f32).min(MOST);
     }
 
-    /// Learns that of `drafted` tokens the first `accepted` stood, which took so many plain passes more than none.
-    pub fn learn(&mut self, drafted: usize, accepted: usize, cost: f32) {
+    /// Learns that of `drafted` tokens the first `accepted` stood, which took so many plain passes more than none;
+    /// `caught_up` if that was not for the guess alone.
+    pub fn learn(&mut self, drafted: usize, accepted: usize, cost: f32, caught_up: bool) {
         let cost = cost.max(0.0);
         self.account = (self.account + accepted as f32 - cost).clamp(LEAST, MOST);
         for stood in (0..drafted.min(accepted + 1)).map(|at| at < accepted) {
             let one = if stood { 1.0 } else { 0.0 };
             self.chance += WEIGHT * (one - self.chance);
         }
+        if caught_up || drafted == 0 {
+            return;
+        }
         let at = drafted.min(self.costs.len() - 1);
         let mean = self.costs[at].get_or_insert(cost);
         // A pass that took long because something else ran says nothing.
         *mean += WEIGHT * (cost.min(2.0 * *mean + 0.1) - *mean);
+        let each = *mean / at as f32;
+        for (length, cost) in self.costs.iter_mut().enumerate().skip(1) {
+            if let Some(cost) = cost {
+                *cost -= FADE * (*cost - each * length as f32).max(0.0);
+            }
+        }
     }
 }
 
@@ -174,7 +190,7 @@ mod tests {
             tokens += 1.0 + accepted as f64;
             pace.earn(1 + accepted);
             if drafted > 0 {
-                pace.learn(drafted, accepted, cost as f32);
+                pace.learn(drafted, accepted, cost as f32, false);
             }
         }
         tokens
@@ -197,10 +213,28 @@ mod tests {
     }
 
     #[test]
+    fn neither_a_prompt_nor_a_bad_moment_keeps_good_lengths_away() {
+        let mut pace = Pace::new(8);
+        // Reading the prompt takes three passes.
+        pace.learn(2, 2, 3.0, true);
+        pace.learn(2, 2, 0.3, false);
+        // What a longer one is worth was measured while something else ran.
+        pace.learn(3, 3, 2.0, false);
+        let mut longest = 0;
+        for _ in 0..400 {
+            let drafted = pace.next();
+            longest = longest.max(drafted);
+            pace.earn(1 + drafted);
+            pace.learn(drafted, drafted, 0.15 * drafted as f32, false);
+        }
+        assert_eq!(longest, 8);
+    }
+
+    #[test]
     fn no_guesses_are_none() {
         let mut pace = Pace::new(0);
         assert_eq!(pace.next(), 0);
-        pace.learn(0, 0, 0.0);
+        pace.learn(0, 0, 0.0, false);
         assert_eq!(pace.next(), 0);
     }
 
