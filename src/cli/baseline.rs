@@ -14,6 +14,7 @@ Examples:
   tokgate record --baseline main             what criterion saved with --save-baseline main
   tokgate record --from hyperfine.json       what another harness wrote into a file
   tokgate record --from load.json            a load's latencies and throughput
+  tokgate record --from load-*.json          the same load several times: each is a sample
   tokgate record --from cluster.json         what several machines do together
 
 Reads the trees of criterion (target/criterion), iai-callgrind (target/iai) and gungraun

@@ -30,6 +30,45 @@ pub enum Samples {
     Rates(Vec<f64>),
 }
 
+impl Samples {
+    /// The samples of several runs of the same thing, of which each run becomes one: what varies between requests of a
+    /// load says little of how much the next load would vary. The times of a run become their mean, weighted by
+    /// iterations.
+    ///
+    /// # Errors
+    /// [`SampleError`] if the runs are too many, their times too long, or not of one kind.
+    pub fn of_runs(runs: &[Self]) -> Result<Self, SampleError> {
+        let sum = |parts: &[u64]| {
+            let add = |sum: u64, part: &u64| sum.checked_add(*part);
+            parts.iter().try_fold(0, add).ok_or(SampleError::Mixed)
+        };
+        let mut all = Self::Rates(Vec::new());
+        for (at, run) in runs.iter().enumerate() {
+            match (&mut all, run) {
+                (all, Self::Timed(times)) if at == 0 => {
+                    let (iters, total) = (sum(&times.iters)?, sum(&times.total_ns)?);
+                    *all = Self::Timed(TimedSamples::new(vec![iters], vec![total])?);
+                }
+                (all, Self::Counts(counts)) if at == 0 => *all = Self::Counts(counts.clone()),
+                (Self::Timed(all), Self::Timed(times)) => {
+                    all.iters.push(sum(&times.iters)?);
+                    all.total_ns.push(sum(&times.total_ns)?);
+                }
+                (Self::Counts(all), Self::Counts(counts)) => all.extend(counts),
+                (Self::Rates(all), Self::Rates(rates)) => all.extend(rates),
+                _ => return Err(SampleError::Mixed),
+            }
+        }
+        let count = match &all {
+            Self::Timed(times) => times.iters.len(),
+            Self::Counts(counts) => counts.len(),
+            Self::Rates(rates) => rates.len(),
+        };
+        check_count(count)?;
+        Ok(all)
+    }
+}
+
 /// Wall-clock samples: `total_ns[i]` nanoseconds went by during `iters[i]` iterations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimedSamples {
@@ -66,6 +105,9 @@ pub enum SampleError {
     /// A measurement without a sample.
     #[error("there is no sample")]
     Empty,
+    /// Runs that are to be put together and cannot be.
+    #[error("the runs are not of one kind, or their times are too long")]
+    Mixed,
     /// More than [`MAX_SAMPLES`].
     #[error("{0} samples are more than {MAX_SAMPLES}")]
     TooMany(usize),
@@ -265,6 +307,22 @@ mod tests {
             samples,
             Throughput::default(),
         )
+    }
+
+    #[test]
+    fn runs_become_samples() {
+        let timed = |iters: &[u64], total: &[u64]| {
+            Samples::Timed(TimedSamples::new(iters.to_vec(), total.to_vec()).unwrap())
+        };
+        let runs = [timed(&[1, 3], &[10, 90]), timed(&[2], &[30])];
+        assert_eq!(Samples::of_runs(&runs), Ok(timed(&[4, 2], &[100, 30])));
+        let rates = [2.0, 3.0].map(|rate| Samples::Rates(vec![rate]));
+        assert_eq!(Samples::of_runs(&rates), Ok(Samples::Rates(vec![2.0, 3.0])));
+        let mixed = [rates[0].clone(), runs[0].clone()];
+        assert_eq!(Samples::of_runs(&mixed), Err(SampleError::Mixed));
+        let long = timed(&[1, 1], &[u64::MAX, 1]);
+        assert_eq!(Samples::of_runs(&[long]), Err(SampleError::Mixed));
+        assert_eq!(Samples::of_runs(&[]), Err(SampleError::Empty));
     }
 
     #[test]

@@ -8,10 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Note;
 use super::circumstances::Circumstances;
-use crate::record::adapters::{AdapterError, Finding, callgrind, criterion, file};
+use crate::record::adapters::file::{self, Format};
+use crate::record::adapters::{AdapterError, Finding, callgrind, criterion};
 use crate::record::{
     BenchId, Measurement, MetricKind, NameError, Project, Provenance, Record, RunId, SampleError,
-    UnknownRun, Witness,
+    Samples, UnknownRun, Witness,
 };
 
 /// A pause between two results that separates runs: the slowest bench takes less, a new day takes more.
@@ -182,6 +183,7 @@ pub fn gather(
         found.retain(|result| result.finding.id.as_str().contains(filter));
     }
     let stale = set_stale_aside(&mut found, request);
+    let found = join_loads(found)?;
     Ok(Gathered {
         records: records(found, sessions, here)?,
         stale,
@@ -226,6 +228,40 @@ fn set_stale_aside(found: &mut Vec<Dated>, request: &Request) -> Vec<(BenchId, T
         .into_iter()
         .map(|dated| (dated.finding.id, dated.written))
         .collect()
+}
+
+/// Puts repeated loads together, of which each becomes a sample; of all else the newest result counts.
+fn join_loads(found: Vec<Dated>) -> Result<Vec<Dated>, GatherError> {
+    let mut joined: Vec<(Dated, Vec<Finding>)> = Vec::new();
+    for dated in found {
+        let is_load = dated.harness == Format::Serving.harness();
+        let mut loads = joined.iter_mut().filter(|_| is_load);
+        let same = loads.find(|(first, _)| {
+            first.harness == dated.harness && first.finding.id == dated.finding.id
+        });
+        match same {
+            Some((_, others)) => others.push(dated.finding),
+            None => joined.push((dated, Vec::new())),
+        }
+    }
+    let join = |(mut dated, others): (Dated, Vec<Finding>)| {
+        if others.is_empty() {
+            return Ok(dated);
+        }
+        let Finding { id, figures, .. } = &mut dated.finding;
+        for (metric, samples) in figures {
+            let figures = others.iter().flat_map(|other| &other.figures);
+            let same = figures.filter(|(other, _)| other == metric);
+            let others = same.map(|(_, samples)| samples.clone());
+            let runs: Vec<Samples> = [samples.clone()].into_iter().chain(others).collect();
+            *samples = Samples::of_runs(&runs).map_err(|source| GatherError::Samples {
+                id: id.clone(),
+                source,
+            })?;
+        }
+        Ok(dated)
+    };
+    joined.into_iter().map(join).collect()
 }
 
 fn records(
@@ -429,6 +465,52 @@ mod tests {
             ]
         );
         assert!(record.runs().all(|(_, run)| run.harness == "criterion"));
+    }
+
+    #[test]
+    fn a_load_that_was_repeated_has_a_sample_for_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |name: &str, first: f64, rate: f64| {
+            let path = folder.path().join(name);
+            let text = format!(
+                r#"{{"backend":"openai","model_id":"m","num_prompts":2,"max_concurrency":1,"request_rate":"inf",
+                "completed":2,"duration":1.0,"request_throughput":2.0,"output_throughput":{rate},"ttfts":[{first},{}],"itls":[[],[]],
+                "mean_ttft_ms":1.0,"errors":["",""]}}"#,
+                first * 3.0
+            );
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let paths = [load("a.json", 1e-3, 50.0), load("b.json", 2e-3, 40.0)];
+        let found = gathered(&Request::of_paths(&paths).unwrap(), &[]);
+        let mut figures: Vec<String> = found.records[0]
+            .measurements()
+            .map(|measurement| {
+                let mut each: Vec<f64> = match measurement.samples() {
+                    Samples::Timed(times) => times.per_iteration_ns().collect(),
+                    Samples::Rates(rates) => rates.clone(),
+                    Samples::Counts(_) => unreachable!("nothing was counted"),
+                };
+                each.sort_by(f64::total_cmp);
+                format!("{} {each:?}", measurement.id())
+            })
+            .collect();
+        figures.sort();
+        assert_eq!(
+            figures,
+            [
+                "serve/completions/m/e2el_n2_c1 [2000000.0, 4000000.0]",
+                "serve/completions/m/output_n2_c1 [40.0, 50.0]",
+                "serve/completions/m/ttft_n2_c1 [2000000.0, 4000000.0]",
+            ]
+        );
+        // A load by itself has its requests.
+        let found = gathered(&Request::of_paths(&paths[..1]).unwrap(), &[]);
+        let ttft = found.records[0]
+            .measurements()
+            .find(|measurement| measurement.id().as_str().contains("ttft"));
+        let samples = ttft.unwrap().samples();
+        assert!(matches!(samples, Samples::Timed(times) if times.total_ns().len() == 2));
     }
 
     #[test]

@@ -29,7 +29,7 @@
 //!
 //! WHY batch invariance by groups: the forms for few tokens and for many add up in different orders, and each is the
 //! faster one where it is used. Where a token's bits must not depend on its neighbours, groups of as many tokens as a
-//! variant multiplies [alike](Kernel::alike) meet the same rows of weights one after the other, while these are in L2.
+//! variant multiplies alike meet the same rows of weights one after the other, while these are in L2.
 
 #[cfg(target_arch = "x86_64")]
 mod float;

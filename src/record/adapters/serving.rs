@@ -9,7 +9,7 @@
 //! serve/chat/qwen3-0-6b/output_n50_c1      tokens generated a second, of the whole run
 //! ```
 //! Where ids have the type of the weights, which a server does not tell, stands how it was asked: `chat` or
-//! `completions`. A sample is one request. A file without its requests (vLLM keeps them with `--save-detailed` only) has
+//! `completions`. A sample is one request; of several loads of one id that are read together, one load. A file without its requests (vLLM keeps them with `--save-detailed` only) has
 //! the mean as its only sample.
 
 use std::path::Path;
