@@ -29,7 +29,10 @@
 //!
 //! WHY batch invariance by groups: the forms for few tokens and for many add up in different orders, and each is the
 //! faster one where it is used. Where a token's bits must not depend on its neighbours, groups of as many tokens as a
-//! variant multiplies alike meet the same rows of weights one after the other, while these are in L2.
+//! variant multiplies alike meet the same rows of weights one after the other, while these are in L2. Beside a plain product
+//! of as many tokens, weights from memory, 4096 → 4096, one thread of a Zen 5: Q8_0 is as fast up to 6 tokens, 0.9 at 8 and
+//! 0.5 at 25; bf16 0.75 to 0.95 up to 6, 0.66 at 25. Attention of 5 tokens is 0.6 at 600 positions and 0.4 at 4096, for each
+//! token reads the keys by itself.
 
 #[cfg(target_arch = "x86_64")]
 mod float;
