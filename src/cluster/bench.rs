@@ -9,13 +9,14 @@ use tokgate_kernels::{DType, Runtime};
 use super::agree::{AgreeError, Hello, agree};
 use super::exchange::{Exchange, Purpose};
 use super::member::{Member, MemberError, speed};
-use super::network::{self, Network, Prediction};
+use super::network::{self, MACHINES, Network, Prediction};
 use super::plan::{ExpertSplit, Macs, Plan, PlanError};
 use super::report::{Rank, Report, Sample, Test};
 use super::timing::{self, RankLog, Spent};
 use super::wire::Lost;
 use crate::engine::config::ModelConfig;
-use crate::engine::forward::{LogitRows, Model, Work};
+use crate::engine::forward::{Chunk, LogitRows, Model, Work};
+use crate::engine::kv_cache::KvCache;
 use crate::engine::weights::ModelWeights;
 use crate::engine::weights::part::Part;
 use crate::throughput::{self, Case, ThroughputError};
@@ -32,6 +33,10 @@ const LONG: usize = 60 << 10;
 
 /// How long ranks measure their speed.
 const SPEED_SECONDS: f64 = 0.6;
+
+/// Passes of the whole model and of a part, at least, from which the part's share of the time is told; and seconds.
+const LEAST_PASSES: usize = 5;
+const SHARE_SECONDS: f64 = 0.3;
 
 /// What to measure.
 #[derive(Clone, Debug, PartialEq)]
@@ -233,15 +238,12 @@ pub fn run(
         (_, Some((_, gmacs))) => *gmacs,
         (_, None) => speeds[0],
     };
+    let alone_ms = whole as f64 / 1e6 / machine;
     let table: Vec<Prediction> = match settings.model_network {
-        Some(network) => network::table(
-            opened.config,
-            unit,
-            machine,
-            network,
-            CANDIDATES,
-            settings.experts,
-        )?,
+        Some(network) => {
+            let shares = busiest(settings, opened)?;
+            network::table(opened.config, alone_ms, &shares, network, CANDIDATES)
+        }
         None => Vec::new(),
     };
     let report = Report {
@@ -263,6 +265,79 @@ pub fn run(
         table,
     };
     Ok(Some((report, spent)))
+}
+
+/// Of what a token takes on this machine, the share that the busiest of so many machines takes for its part, timed here:
+/// the whole and the part in turn, of whose ratios the median counts.
+fn busiest(settings: &Settings, opened: Opened<'_>) -> Result<[f64; MACHINES.len()], BenchError> {
+    let Opened {
+        config,
+        weights,
+        rt,
+    } = opened;
+    let whole = Model::new(config.clone(), weights.clone()).map_err(MemberError::from)?;
+    let mut whole = Timed::new(&whole, rt, settings.kv)?;
+    let mut shares = [1.0; MACHINES.len()];
+    for (share, machines) in shares.iter_mut().zip(MACHINES).skip(1) {
+        let even = vec![1.0; machines];
+        let plan = Plan::choose(config, weights.column_unit(), &even, settings.experts)?;
+        let macs = |part: &&Part| Macs::of(config, part).total();
+        let Some(part) = plan.parts.iter().max_by_key(macs) else {
+            continue;
+        };
+        let part = Model::part(config, weights, part).map_err(MemberError::from)?;
+        let mut part = Timed::new(&part, rt, settings.kv)?;
+        let started = Instant::now();
+        let mut ratios = Vec::new();
+        while ratios.len() < LEAST_PASSES || started.elapsed().as_secs_f64() < SHARE_SECONDS {
+            let all = whole.pass()?;
+            ratios.push(part.pass()? / all);
+        }
+        ratios.sort_by(f64::total_cmp);
+        *share = ratios[ratios.len() / 2];
+    }
+    Ok(shares)
+}
+
+/// A model of which passes of one token are timed.
+struct Timed<'a> {
+    model: &'a Model,
+    rt: &'a Runtime,
+    cache: KvCache,
+    logits: Vec<f32>,
+}
+
+impl<'a> Timed<'a> {
+    /// After a pass that reads the pages.
+    fn new(model: &'a Model, rt: &'a Runtime, kv: DType) -> Result<Self, BenchError> {
+        let mut timed = Self {
+            model,
+            rt,
+            cache: KvCache::new(model.config(), kv, 1).map_err(MemberError::from)?,
+            logits: Vec::new(),
+        };
+        timed.pass()?;
+        Ok(timed)
+    }
+
+    /// Seconds of a pass.
+    fn pass(&mut self) -> Result<f64, BenchError> {
+        self.cache.truncate(0);
+        let chunk = Chunk {
+            tokens: &[0],
+            cache: &mut self.cache,
+            logits: LogitRows::Last,
+        };
+        let started = Instant::now();
+        let pass = self.model.forward(
+            self.rt,
+            &mut [chunk],
+            &mut self.logits,
+            &mut Work::default(),
+        );
+        pass.map_err(MemberError::from)?;
+        Ok(started.elapsed().as_secs_f64())
+    }
 }
 
 /// Round trips to a rank.

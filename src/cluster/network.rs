@@ -9,11 +9,15 @@
 //! token     = compute + exchanges
 //! ```
 //!
-//! Left out: attention's own growth with the context; norms and embedding, which every rank does by itself; that each of
-//! the exchanges waits for whoever is slowest just then; and what each message costs a rank's own CPU, of which n machines
-//! send and take n − 1 a round: large clusters are slower than this says.
+//! For machines that are not there ([`table`]), `compute` is what a token takes on one machine times the share of it that
+//! the busiest one's part was measured to take: norms, embedding, the router and starting threads are not divided, so that
+//! half of the products take more than half of the time.
 //!
-//! A machine's GMAC/s are to be measured as they will be used. Two ranks that try a cluster on one machine share its
+//! Left out: attention's own growth with the context; that each of the exchanges waits for whoever is slowest just then;
+//! and what each message costs a rank's own CPU, of which n machines send and take n − 1 a round: large clusters are slower
+//! than this says.
+//!
+//! A machine's speed is to be measured as they will be used. Two ranks that try a cluster on one machine share its
 //! memory, so that half of what one does alone is not what each does beside the other: `.github/proof/cluster.sh` has both
 //! run alone at the same time, and compares the forecast that follows with the two together.
 
@@ -178,21 +182,28 @@ pub fn predict(
 /// Numbers of machines in a table: all small ones, then fewer.
 pub const MACHINES: [usize; 14] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64];
 
-/// The table to 64 machines like one of `gmacs`.
-///
-/// # Errors
-/// See [`predict`].
+/// The table to 64 machines like one on which a token takes `alone_ms`; of that, the busiest of each of [`MACHINES`] takes
+/// such a share for its part.
 pub fn table(
     config: &ModelConfig,
-    unit: usize,
-    gmacs: f64,
+    alone_ms: f64,
+    shares: &[f64; MACHINES.len()],
     network: Network,
     candidates: usize,
-    experts: Option<ExpertSplit>,
-) -> Result<Vec<Prediction>, PlanError> {
-    let rows = MACHINES.iter().map(|machines| {
-        let gmacs = vec![gmacs; *machines];
-        predict(config, unit, &gmacs, network, candidates, experts)
+) -> Vec<Prediction> {
+    let rows = MACHINES.iter().zip(shares).map(|(&machines, share)| {
+        let token = Token {
+            compute_ms: alone_ms * share,
+            exchange_ms: network.token_us(config, machines, candidates) / 1e3,
+        };
+        let speedup = alone_ms * token.per_second() / 1e3;
+        Prediction {
+            machines,
+            token,
+            tokens_per_second: token.per_second(),
+            speedup,
+            efficiency: speedup / machines as f64,
+        }
     });
     rows.collect()
 }
@@ -273,8 +284,10 @@ mod tests {
     #[test]
     fn more_machines_pay_until_they_do_not() {
         let table = |preset: Preset| {
-            let network = Network::new(160.0, 1.0);
-            table(&preset.config(), 32, 24.3, network, 40, None).unwrap()
+            let (config, network) = (preset.config(), Network::new(160.0, 1.0));
+            let macs = Macs::of(&config, &Part::whole(&config)).total() as f64;
+            let divided = MACHINES.map(|machines| 1.0 / machines as f64);
+            table(&config, macs / 1e6 / 24.3, &divided, network, 40)
         };
         let (large, small) = (table(Preset::Llama2_7b), table(Preset::Qwen3_0_6b));
         assert_eq!(large[0].machines, 1);
