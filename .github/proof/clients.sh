@@ -18,23 +18,13 @@ vllm=${VLLM:-0.33.0}
 torch=${TORCH:-2.14.0}
 tokgate=${TOKGATE:-tokgate}
 here=$(cd "$(dirname "$0")" && pwd)/clients
-temporary=
-servers=()
-# shellcheck disable=SC2317 # the trap calls it
-finish() {
-  for server in "${servers[@]}"; do
-    kill "$server" 2>/dev/null || true
-    wait "$server" 2>/dev/null || true
-  done
-  [ -z "$temporary" ] || rm -rf "$temporary"
-}
-trap finish EXIT
+# shellcheck source=SCRIPTDIR/servers.sh
+. "$(dirname "$0")/servers.sh"
 
 if [ $# -gt 0 ]; then
   mkdir -p "$1"
   work=$(cd "$1" && pwd)
 else
-  temporary=$(mktemp -d)
   work=$temporary
 fi
 cd "$work"

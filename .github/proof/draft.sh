@@ -15,18 +15,9 @@ rounds=${3:-5}
 tokgate=${TOKGATE:-tokgate}
 python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)/draft
-temporary=$(mktemp -d)
+# shellcheck source=SCRIPTDIR/servers.sh
+. "$(dirname "$0")/servers.sh"
 work=${1:-$temporary}
-servers=()
-# shellcheck disable=SC2317 # the trap calls it
-finish() {
-  for server in "${servers[@]}"; do
-    kill "$server" 2>/dev/null || true
-    wait "$server" 2>/dev/null || true
-  done
-  rm -rf "$temporary"
-}
-trap finish EXIT
 
 mkdir -p "$work"
 cd "$work"

@@ -16,17 +16,9 @@ rounds=${3:-1}
 tokgate=${TOKGATE:-tokgate}
 read -ra flags <<<"${LLAMA_FLAGS:-}"
 read -ra numbers <<<"${STREAMS:-1 4 16}"
-work=$(mktemp -d)
-servers=()
-# shellcheck disable=SC2317 # the trap calls it
-finish() {
-  for server in "${servers[@]}"; do
-    kill "$server" 2>/dev/null || true
-    wait "$server" 2>/dev/null || true
-  done
-  rm -rf "$work"
-}
-trap finish EXIT
+# shellcheck source=SCRIPTDIR/servers.sh
+. "$(dirname "$0")/servers.sh"
+work=$temporary
 
 model=${MODEL:-$work/model.gguf}
 [ -e "$model" ] || "$tokgate" synth --preset qwen3-0.6b --layers 8 "$model" 2>/dev/null
