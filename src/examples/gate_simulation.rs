@@ -17,11 +17,14 @@ fn main() {
     println!("| machine | slowed | false alarms, runs | found | passed | praised | unsure |");
     println!("|---|---|---:|---:|---:|---:|---:|");
     let machines = [
-        ("quiet", Noise::QUIET),
-        ("shared", Noise::SHARED),
-        ("loaded", Noise::LOADED),
+        ("quiet", Noise::QUIET, 8),
+        ("shared", Noise::SHARED, 8),
+        ("shared, 3 links", Noise::SHARED, 3),
+        ("loaded", Noise::LOADED, 8),
+        ("layouts", Noise::RELINKED, 8),
+        ("layouts, 3 links", Noise::RELINKED, 3),
     ];
-    for (name, noise) in machines {
+    for (name, noise, links) in machines {
         for (slowed, slower_pct) in [(0, 0.0), (5, 2.0), (5, 3.0), (5, 5.0), (5, 10.0)] {
             let scenario = Scenario {
                 noise,
@@ -29,6 +32,7 @@ fn main() {
                 slowed,
                 slower_pct,
                 blocks: 12,
+                links,
             };
             // False alarms are rare and need many runs; what is found is not.
             let runs = if slowed == 0 { runs } else { runs.div_ceil(10) };

@@ -5,6 +5,8 @@
 //! because a neighbour may come or go in the middle of a block; hence the trimmed mean with the winsorised standard
 //! error and its t quantile (Tukey and McLaughlin 1963; Wilcox, *Introduction to Robust Estimation*, 4.3).
 
+use std::collections::BTreeSet;
+
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 use super::stats::{self, Statistic, quantile};
@@ -43,8 +45,12 @@ pub struct Estimate {
     pub error: f64,
     /// Degrees of freedom of its t distribution.
     pub freedom: f64,
-    /// How many log-ratios there were.
+    /// How many blocks there were.
     pub blocks: usize,
+    /// Links that both sides were measured in.
+    pub links: usize,
+    /// Whether the log-ratios are those of links rather than blocks, because links differ.
+    pub of_links: bool,
 }
 
 impl Estimate {
@@ -84,6 +90,20 @@ impl Estimate {
             error: (deviation / (share * (n as f64).sqrt())).max(LEAST_ERROR),
             freedom: (kept.len() - 1) as f64,
             blocks: n,
+            links: 0,
+            of_links: false,
+        }
+    }
+
+    /// The difference `to - from` of two that know nothing of each other, with the degrees of freedom of Welch and
+    /// Satterthwaite.
+    fn between(from: Self, to: Self) -> Self {
+        let (a, b) = (from.error.powi(2), to.error.powi(2));
+        Self {
+            center: to.center - from.center,
+            error: (a + b).sqrt(),
+            freedom: (a + b).powi(2) / (a.powi(2) / from.freedom + b.powi(2) / to.freedom),
+            ..from
         }
     }
 
@@ -132,12 +152,116 @@ const POOLS: [usize; 4] = [1, 2, 3, 4];
 /// The level at which ways to estimate are weighed.
 const WEIGHED_AT: f64 = 1e-3;
 
+/// The fewest links whose log-ratios say how far layouts come out apart.
+pub const MIN_LINKS: usize = 5;
+
+/// Links count as different where they would be so by chance with this probability: rather too often than too seldom,
+/// because links that differ unnoticed count as evidence again with every block.
+const LINKS_DIFFER: f64 = 0.1;
+
 /// What the blocks of a bench say of a part of its distribution.
+///
+/// The effect of a change is not the same in every layout: where code moves to other addresses, it becomes faster or
+/// slower by itself, by several percent in a parser or a sort. So if links differ, each is one log-ratio, however often
+/// it was measured, and the error is that of their mean.
+pub fn estimate(blocks: &[Block], part: Part, harness: Harness) -> Option<Estimate> {
+    let links = links_of(blocks);
+    let differ = links.len() >= MIN_LINKS && links_differ(blocks, &links, part, harness);
+    let of_links = differ.then(|| of_links(blocks, &links, part, harness));
+    let seen = match of_links.flatten() {
+        Some(seen) => Estimate {
+            of_links: true,
+            ..seen
+        },
+        None => of_blocks(blocks, part, harness)?,
+    };
+    Some(Estimate {
+        blocks: blocks.len(),
+        links: links.len(),
+        ..seen
+    })
+}
+
+/// The links that both sides were measured in.
+fn links_of(blocks: &[Block]) -> Vec<usize> {
+    let [base, head] = Arm::ALL.map(|arm| -> BTreeSet<usize> {
+        let runs = blocks.iter().flat_map(|block| &block.runs);
+        runs.filter(|run| run.arm == arm)
+            .map(|run| run.link)
+            .collect()
+    });
+    base.intersection(&head).copied().collect()
+}
+
+/// What links say that differ, in one of two ways, chosen by how far the interval reaches: by the log-ratio of each,
+/// where both sides of it have much in common; or by the difference between the mean of the head's links and that of the
+/// base's (Welch 1947), which has nearly twice the degrees of freedom.
+fn of_links(blocks: &[Block], links: &[usize], part: Part, harness: Harness) -> Option<Estimate> {
+    let ratios: Vec<f64> = links
+        .iter()
+        .filter_map(|link| link_ratio(blocks, part, harness, *link))
+        .collect();
+    let paired = Estimate::of(&ratios)?;
+    if harness == Harness::Lockstep {
+        return Some(paired);
+    }
+    let runs = || blocks.iter().flat_map(|block| &block.runs);
+    let [base, head] = Arm::ALL.map(|arm| {
+        let of = |link: &usize| {
+            let runs = runs().filter(|run| run.arm == arm && run.link == *link);
+            together(runs, part)
+        };
+        Estimate::of(&links.iter().filter_map(of).collect::<Vec<f64>>())
+    });
+    Some(narrower(paired, Estimate::between(base?, head?)))
+}
+
+/// The log-ratio of head over base in one link, of all blocks.
+fn link_ratio(blocks: &[Block], part: Part, harness: Harness, link: usize) -> Option<f64> {
+    if harness == Harness::Lockstep {
+        let mut ratios = ratios_in(blocks, part, harness, link);
+        ratios.sort_by(f64::total_cmp);
+        return Some(quantile(&ratios, 0.5)).filter(|ratio| ratio.is_finite());
+    }
+    let runs = || blocks.iter().flat_map(|block| &block.runs);
+    let of = |arm| {
+        let runs = runs().filter(move |run| run.arm == arm && run.link == link);
+        together(runs, part)
+    };
+    Some(of(Arm::Head)? - of(Arm::Base)?).filter(|ratio| ratio.is_finite())
+}
+
+/// The log-ratios of head over base in one link, one for each block that has it.
+fn ratios_in(blocks: &[Block], part: Part, harness: Harness, link: usize) -> Vec<f64> {
+    let ratio = |block: &Block| {
+        if harness == Harness::Lockstep {
+            let is_it = block.runs.iter().all(|run| run.link == link);
+            return is_it.then(|| token_by_token(block, part)).flatten();
+        }
+        link_ratio(std::slice::from_ref(block), part, harness, link)
+    };
+    blocks
+        .iter()
+        .filter_map(ratio)
+        .filter(|ratio| ratio.is_finite())
+        .collect()
+}
+
+/// Whether the effect is another one in some links than in others, by the ranks of its log-ratios.
+fn links_differ(blocks: &[Block], links: &[usize], part: Part, harness: Harness) -> bool {
+    let groups: Vec<Vec<f64>> = links
+        .iter()
+        .map(|link| ratios_in(blocks, part, harness, *link))
+        .collect();
+    stats::kruskal_wallis(&groups) < LINKS_DIFFER
+}
+
+/// What blocks say whose links are all alike.
 ///
 /// Where neighbours disturb so many processes that whole blocks of an arm are disturbed, several blocks have an
 /// undisturbed process of each arm: fewer ratios, but quieter ones. The way is chosen by how far its interval reaches,
 /// never by where it lies.
-pub fn estimate(blocks: &[Block], part: Part, harness: Harness) -> Option<Estimate> {
+fn of_blocks(blocks: &[Block], part: Part, harness: Harness) -> Option<Estimate> {
     let is_envelope = matches!(part, Part::Main(Statistic::Best | Statistic::Low));
     let pools = if is_envelope && harness == Harness::Criterion {
         &POOLS[..]
@@ -156,10 +280,6 @@ pub fn estimate(blocks: &[Block], part: Part, harness: Harness) -> Option<Estima
             Estimate::of(&ratios)
         })
         .reduce(narrower)
-        .map(|seen| Estimate {
-            blocks: blocks.len(),
-            ..seen
-        })
 }
 
 /// The log-ratio of head over base in blocks that are put together; `None` where an arm is lacking.
@@ -174,12 +294,12 @@ fn ratio(blocks: &[Block], part: Part, harness: Harness) -> Option<f64> {
     }
 }
 
-/// How much one link of the base differs from its other links, one log-ratio for each block that has both.
-pub fn link_ratios(blocks: &[Block], part: Part, link: usize) -> Vec<f64> {
+/// How much one link of an arm differs from its other links, one log-ratio for each block that has both.
+pub fn link_ratios(blocks: &[Block], part: Part, arm: Arm, link: usize) -> Vec<f64> {
     let ratio = |block: &Block| {
-        let base = || block.runs.iter().filter(|run| run.arm == Arm::Base);
-        let own = together(base().filter(|run| run.link == link), part)?;
-        let others = together(base().filter(|run| run.link != link), part)?;
+        let runs = || block.runs.iter().filter(|run| run.arm == arm);
+        let own = together(runs().filter(|run| run.link == link), part)?;
+        let others = together(runs().filter(|run| run.link != link), part)?;
         Some(own - others)
     };
     blocks

@@ -1,6 +1,7 @@
 //! The statistics that verdicts stand on: robust, because neighbours only ever add time.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use statrs::distribution::{ChiSquared, ContinuousCDF};
 
 pub use crate::record::Statistic;
 use crate::record::{Direction, Measurement};
@@ -103,6 +104,43 @@ pub fn median_and_deviation(figures: &[f64]) -> Option<(f64, f64)> {
         .collect();
     let deviation = quantile(&best_first(&deviations, Direction::LowerIsBetter), 0.5);
     Some((median, NORMAL_MAD * deviation))
+}
+
+/// How likely it is, if all groups come from one distribution, that their ranks differ like this or more (Kruskal and
+/// Wallis 1952, with their correction for ties; χ² with one degree of freedom less than there are groups). Groups without
+/// a figure do not count; 1 where there are fewer than two.
+pub fn kruskal_wallis(groups: &[Vec<f64>]) -> f64 {
+    let groups: Vec<&Vec<f64>> = groups.iter().filter(|group| !group.is_empty()).collect();
+    let mut all: Vec<(f64, usize)> = groups
+        .iter()
+        .enumerate()
+        .flat_map(|(at, group)| group.iter().map(move |figure| (*figure, at)))
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let n = all.len() as f64;
+    let mut rank_sums = vec![0.0; groups.len()];
+    let (mut seen, mut ties) = (0, 0.0);
+    for equal in all.chunk_by(|a, b| a.0 == b.0) {
+        let count = equal.len();
+        let rank = seen as f64 + (count as f64 + 1.0) / 2.0;
+        equal.iter().for_each(|(_, at)| rank_sums[*at] += rank);
+        ties += (count as f64).powi(3) - count as f64;
+        seen += count;
+    }
+    let untied = 1.0 - ties / (n.powi(3) - n);
+    let tells = groups.len() > 1 && untied > 0.0;
+    if !tells {
+        return 1.0;
+    }
+    let squares: f64 = groups
+        .iter()
+        .zip(&rank_sums)
+        .map(|(group, sum)| sum * sum / group.len() as f64)
+        .sum();
+    let h = (12.0 / (n * (n + 1.0)) * squares - 3.0 * (n + 1.0)) / untied;
+    ChiSquared::new((groups.len() - 1) as f64)
+        .expect("at least one degree of freedom")
+        .sf(h.max(0.0))
 }
 
 fn best_first(figures: &[f64], direction: Direction) -> Vec<f64> {

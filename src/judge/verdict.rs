@@ -71,7 +71,7 @@ pub enum Reason {
     SameCode,
     /// Links of one and the same code differ by more than what would be a regression.
     Layout {
-        /// How much one link of the base differs from the others, in percent.
+        /// How much one link of a side differs from its others, in percent.
         null_pct: f64,
         /// How much they may differ, in percent.
         floor_pct: f64,
@@ -176,7 +176,7 @@ impl fmt::Display for Reason {
                 floor_pct,
             } => write!(
                 f,
-                "re-linking the base alone moves it by {null_pct:.1} %, more than {floor_pct:.1} %"
+                "re-linking the same code moves it by {null_pct:.1} %, more than {floor_pct:.1} %"
             ),
             Self::ByChance { benches } => {
                 write!(

@@ -41,6 +41,10 @@ const WARM_UP_S: f64 = 0.015;
 /// Most samples of a process: many short ones find the gaps that neighbours leave.
 const MOST_SAMPLES: f64 = 40.0;
 
+/// How many times its share of the time until a look a bench may take before those are asked first that took less: one
+/// that runs for seconds would leave too little for all others.
+const MOST_SHARE: u32 = 2;
+
 /// Seconds between two writings of the state.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -155,13 +159,20 @@ impl<'a, 'b> Session<'a, 'b> {
         open: &[usize],
     ) -> Result<(), LabError> {
         let last = look + 1 == LOOK_SHARES.len();
+        let share = deadline.saturating_sub(self.elapsed()) / open.len().max(1) as u32;
+        let mut taken: BTreeMap<usize, Duration> = BTreeMap::new();
         loop {
             let trial = &self.prepared.trial;
             let round = open.iter().map(|at| trial.benches[*at].blocks.len()).max();
             let round = round.unwrap_or(0);
-            let few = open
-                .iter()
-                .any(|at| alive(trial, *at) && trial.benches[*at].blocks.len() < FIRST_BLOCKS);
+            let is_modest = |at: &usize| {
+                let taken = taken.get(at).copied().unwrap_or_default();
+                taken <= share * MOST_SHARE
+            };
+            let few = open.iter().any(|at| {
+                let blocks = trial.benches[*at].blocks.len();
+                alive(trial, *at) && is_modest(at) && blocks < FIRST_BLOCKS
+            });
             let over = self.elapsed() >= self.budget;
             let enough = self.elapsed() >= deadline && !(look == 0 && few && !over);
             let mut order: Vec<usize> = open
@@ -172,6 +183,9 @@ impl<'a, 'b> Session<'a, 'b> {
             if order.is_empty() || enough {
                 return Ok(());
             }
+            if order.iter().any(is_modest) {
+                order.retain(is_modest);
+            }
             // Order and arms are drawn from the seed and the round alone, so that a run that goes on draws the same.
             let seed = trial.seed ^ ((round as u64 + 1) << 20);
             let mut rng = StdRng::seed_from_u64(seed);
@@ -181,7 +195,9 @@ impl<'a, 'b> Session<'a, 'b> {
                     return Ok(());
                 }
                 self.tell(at, open.len());
+                let start = self.elapsed();
                 self.block(at, round, &mut rng)?;
+                *taken.entry(at).or_default() += self.elapsed().saturating_sub(start);
             }
             if self.saved.elapsed() > SAVE_EVERY {
                 self.saved = Instant::now();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -21,6 +22,11 @@ use crate::record::trial::{
 };
 use crate::record::{BenchId, MachineKey};
 use crate::session::{Circumstances, CircumstancesError};
+
+/// Links of each side where nobody says how many: three show that layouts differ. Eight show how far their mean is off,
+/// and are made as long as linking the target takes less than this share of the budget.
+const LINKS: [usize; 2] = [3, 8];
+const LINKING_SHARE: f64 = 0.25;
 
 /// What is compared with what.
 pub(crate) struct Sides {
@@ -128,7 +134,8 @@ pub(crate) fn prepare<'a>(
         measuring,
         progress,
         even_if_same: sides.even_if_same,
-        link_seeds: link_seeds(seed, measuring.links),
+        link_seeds: link_seeds(seed, measuring.links.unwrap_or(LINKS[1])),
+        earlier: earlier.as_ref().map(|earlier| &earlier.trial),
         notes: Vec::new(),
     };
     let targets = |tree: &Worktree<'_>| -> Result<Vec<BenchTarget>, LabError> {
@@ -238,6 +245,8 @@ struct Builder<'a> {
     progress: &'a ProgressBar,
     even_if_same: bool,
     link_seeds: Vec<Option<u32>>,
+    /// The run that this one goes on with.
+    earlier: Option<&'a Trial>,
     notes: Vec<String>,
 }
 
@@ -383,7 +392,20 @@ impl Builder<'_> {
         target: &BenchTarget,
         links: &mut [Vec<Binary>; 2],
     ) -> Result<(), LabError> {
+        let start = Instant::now();
+        let known = self.links_before(target);
         for seed in self.link_seeds.iter().skip(1) {
+            let enough = match (known, self.measuring.links) {
+                (Some(known), _) => links[0].len() >= known,
+                (None, Some(_)) => false,
+                (None, None) => {
+                    let share = self.measuring.budget.mul_f64(LINKING_SHARE);
+                    links[0].len() >= LINKS[0] && start.elapsed() > share
+                }
+            };
+            if enough {
+                break;
+            }
             let what = format!("linking {} in another order", target.name);
             say(self.progress, &what);
             let pair =
@@ -405,6 +427,15 @@ impl Builder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// How many links of a target there were in the run that was interrupted: binaries are found again faster than they
+    /// were linked, and another number of them would be another run.
+    fn links_before(&self, target: &BenchTarget) -> Option<usize> {
+        let is_it = |known: &&Target| known.package == target.package && known.name == target.name;
+        let known = self.earlier?.targets.iter().find(is_it)?;
+        let of_base = known.links.iter().filter(|link| link.arm == Arm::Base);
+        Some(of_base.count())
     }
 
     /// A re-link that changes nothing shows nothing.

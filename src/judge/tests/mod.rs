@@ -6,7 +6,7 @@ mod simulation;
 use proptest::prelude::*;
 
 use super::gate::Limits;
-use super::stats::quantile;
+use super::stats::{kruskal_wallis, quantile};
 use super::*;
 use crate::record::{
     BenchId, Direction, MachineKey, Measurement, Metric, Provenance, Record, RunId, Samples,
@@ -451,4 +451,29 @@ proptest! {
         let _ = Gate::from_toml(&text, "");
         let _ = Gate::from_toml(&format!("schema = 1\n{text}"), "");
     }
+}
+
+/// SciPy 1.11, `scipy.stats.kruskal`: its documentation's examples, and three groups without ties.
+#[test]
+fn ranks_differ_as_scipy_says() {
+    let p = |groups: &[&[f64]]| {
+        let groups: Vec<Vec<f64>> = groups.iter().map(|group| group.to_vec()).collect();
+        kruskal_wallis(&groups)
+    };
+    let near = |seen: f64, expected: f64| assert!((seen - expected).abs() < 1e-6, "{seen}");
+    near(
+        p(&[&[1.0, 3.0, 5.0, 7.0, 9.0], &[2.0, 4.0, 6.0, 8.0, 10.0]]),
+        0.601_508_134_440_589,
+    );
+    near(
+        p(&[&[1.0, 1.0, 1.0], &[2.0, 2.0, 2.0], &[2.0, 2.0]]),
+        0.030_197_383_422_318_5,
+    );
+    near(
+        p(&[&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0], &[7.0, 8.0, 9.0]]),
+        0.027_323_722_447_292_56,
+    );
+    assert_eq!(p(&[]), 1.0);
+    assert_eq!(p(&[&[1.0, 2.0], &[]]), 1.0);
+    assert_eq!(p(&[&[1.0, 1.0], &[1.0]]), 1.0);
 }

@@ -10,7 +10,9 @@
 //!    that it holds for the run, however many benches there are. Regressed: the test is lost. Improved: likewise on
 //!    the other side. Unchanged: the 95 % interval lies wholly below τ. Else more blocks, and in the end inconclusive,
 //!    with the smallest slow-down that would have been found.
-//! 4. A bench that a re-link of the base alone moves by more than τ is not measurable here, and never red.
+//! 4. Where the effect differs between links, each link is one piece of evidence, not each block. With fewer than
+//!    [`super::evidence::MIN_LINKS`] of them a bench that re-linking one side moves by more than τ is not measurable here,
+//!    and never red.
 //! 5. Medians are tested beside it with a wider threshold of their own; tails are told, never red.
 //!
 //! Counts are exact: beyond the threshold and the floor is beyond, and counting twice must give the same.
@@ -102,7 +104,7 @@ pub struct Timed {
     pub at_most_pct: f64,
     /// The smallest slow-down that these blocks would have shown 19 times out of 20.
     pub detectable_pct: f64,
-    /// How much re-linking the base moves it, where that was measured.
+    /// How much re-linking moves it, where that was measured.
     pub null: Option<Effect>,
     /// The median's effect, where another statistic was compared.
     pub median: Option<Effect>,

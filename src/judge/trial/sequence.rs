@@ -1,8 +1,12 @@
 //! The test of all benches that were timed, look by look.
 
+use std::collections::BTreeSet;
+
 use super::{Effect, Timed, parts};
 use crate::judge::compare::percent;
-use crate::judge::evidence::{Estimate, MIN_BLOCKS, Part, estimate, figure, link_ratios};
+use crate::judge::evidence::{
+    Estimate, MIN_BLOCKS, MIN_LINKS, Part, estimate, figure, link_ratios,
+};
 use crate::judge::gate::Gate;
 use crate::judge::policy::TrialLimits;
 use crate::judge::stats::{Statistic, quantile};
@@ -23,7 +27,7 @@ const SHOWN: f64 = 0.025;
 /// The probability with which the smallest detectable slow-down is missed.
 const MISSED: f64 = 0.05;
 
-/// How improbable a difference between links must be before it is laid to them, over all links of a bench.
+/// How improbable a difference between links must be before it is laid to them, over all links of an arm.
 const LAYOUT_LEVEL: f64 = 0.005;
 
 /// What the clock says of a bench.
@@ -42,6 +46,8 @@ struct Open<'a> {
     statistic: Statistic,
     /// τ, as a logarithm.
     threshold: f64,
+    /// How much links of one side differ at the last look that was made.
+    layout: Option<Layout>,
     looks: Vec<usize>,
     /// Estimates of the main statistic, the median and the tail at the last look that was made.
     seen: [Option<Estimate>; 3],
@@ -165,6 +171,7 @@ impl<'a> Open<'a> {
             limits,
             statistic,
             threshold: (limits.threshold_pct.max(null_pct) / 100.0).ln_1p(),
+            layout: None,
             looks,
             seen: [None; 3],
             look: 0,
@@ -182,6 +189,7 @@ impl<'a> Open<'a> {
         self.look = look + 1;
         let blocks = self.blocks();
         self.seen = parts(self.statistic).map(|part| estimate(blocks, part, self.harness));
+        self.layout = layout(blocks, self.statistic);
     }
 
     fn p_slower(&self) -> f64 {
@@ -263,13 +271,16 @@ impl<'a> Open<'a> {
             };
             (Verdict::Inconclusive, Some(reason))
         });
-        let null = self.layout();
-        if let Some(null) = null
-            && null.is_beyond
+        if let Some(layout) = self.layout
+            && layout.at_least > self.threshold
+            && (main.links < MIN_LINKS || (main.of_links && self.decided.is_none()))
         {
-            verdict = Verdict::NotMeasurable;
+            // Few links do not tell how far others would come out apart.
+            if main.links < MIN_LINKS {
+                verdict = Verdict::NotMeasurable;
+            }
             reason = Some(Reason::Layout {
-                null_pct: null.effect.pct.abs(),
+                null_pct: percent(layout.seen.center.abs()),
                 floor_pct: percent(self.threshold),
             });
         }
@@ -287,7 +298,7 @@ impl<'a> Open<'a> {
             at_least_pct: percent(main.at_least(level)),
             at_most_pct: percent(main.at_most(level)),
             detectable_pct: percent(self.threshold + main.reach(level) + main.reach(MISSED)),
-            null: null.map(|null| null.effect),
+            null: self.layout.map(|layout| effect(layout.seen)),
             median: self.seen[1]
                 .filter(|_| self.statistic != Statistic::Median)
                 .map(effect),
@@ -298,31 +309,6 @@ impl<'a> Open<'a> {
             reason,
             timed: Some(timed),
         }
-    }
-
-    /// How far re-linking the base moves the bench: the link that differs most from the others.
-    fn layout(&self) -> Option<Layout> {
-        let blocks = self.blocks();
-        let mut links: Vec<usize> = blocks
-            .iter()
-            .flat_map(|block| &block.runs)
-            .filter(|run| run.arm == Arm::Base)
-            .map(|run| run.link)
-            .collect();
-        links.sort_unstable();
-        links.dedup();
-        let level = LAYOUT_LEVEL / links.len().max(1) as f64;
-        links
-            .iter()
-            .filter_map(|link| {
-                let part = Part::Main(self.statistic);
-                Estimate::of(&link_ratios(blocks, part, *link))
-            })
-            .map(|seen| Layout {
-                effect: effect(seen),
-                is_beyond: seen.center.abs() - seen.reach(level) > self.threshold,
-            })
-            .max_by(|a, b| a.effect.pct.abs().total_cmp(&b.effect.pct.abs()))
     }
 
     /// What an iteration takes on one side: over processes as over samples, for the envelope a low quantile.
@@ -344,10 +330,32 @@ impl<'a> Open<'a> {
     }
 }
 
+/// How much one link differs from the others of its arm.
 #[derive(Clone, Copy)]
 struct Layout {
-    effect: Effect,
-    is_beyond: bool,
+    /// The estimate, as a logarithm.
+    seen: Estimate,
+    /// It is at least this, either way; below 0 where links may as well be alike.
+    at_least: f64,
+}
+
+/// How far re-linking moves the bench: of both sides the link that differs most from the others.
+fn layout(blocks: &[Block], statistic: Statistic) -> Option<Layout> {
+    Arm::ALL
+        .into_iter()
+        .flat_map(|arm| {
+            let runs = blocks.iter().flat_map(|block| &block.runs);
+            let links = runs.filter(|run| run.arm == arm).map(|run| run.link);
+            let links: BTreeSet<usize> = links.collect();
+            let level = LAYOUT_LEVEL / links.len().max(1) as f64;
+            links.into_iter().filter_map(move |link| {
+                let part = Part::Main(statistic);
+                let seen = Estimate::of(&link_ratios(blocks, part, arm, link))?;
+                let at_least = seen.center.abs() - seen.reach(level);
+                Some(Layout { seen, at_least })
+            })
+        })
+        .max_by(|a, b| a.at_least.total_cmp(&b.at_least))
 }
 
 fn effect(seen: Estimate) -> Effect {

@@ -29,9 +29,6 @@ const KINDS: [[f64; 2]; 5] = [
 /// The standard deviation of a normal distribution over its median absolute deviation.
 const NORMAL_MAD: f64 = 1.4826;
 
-/// Links an arm.
-const LINKS: usize = 3;
-
 /// How loud the simulated machine is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
@@ -70,6 +67,12 @@ impl Noise {
         layout: 0.002,
     };
 
+    /// As that, of code whose layout matters ten times as much.
+    pub const RELINKED: Self = Self {
+        layout: 0.02,
+        ..Self::SHARED
+    };
+
     /// A neighbour that loads a core half of the time.
     pub const LOADED: Self = Self {
         busy: 0.5,
@@ -94,6 +97,8 @@ pub struct Scenario {
     pub slower_pct: f64,
     /// Blocks a bench that the budget is for.
     pub blocks: usize,
+    /// Links an arm.
+    pub links: usize,
 }
 
 /// What came of simulated runs.
@@ -175,6 +180,7 @@ pub fn aa_round(noise: Noise, benches: usize, blocks: usize, seed: u64) -> Trial
         slowed: 0,
         slower_pct: 0.0,
         blocks,
+        links: 8,
     };
     let mut session = Session::new(&scenario, seed);
     for _ in 0..blocks {
@@ -225,9 +231,10 @@ struct Session {
     noise: Noise,
     trial: Trial,
     /// Logarithms of each bench's links, by arm.
-    layouts: Vec<[[f64; LINKS]; 2]>,
+    layouts: Vec<[Vec<f64>; 2]>,
     slowed: usize,
     slower: f64,
+    links: usize,
     busy: bool,
     time: f64,
     pace: f64,
@@ -238,7 +245,12 @@ impl Session {
         let mut rng = StdRng::seed_from_u64(seed);
         let layouts = (0..scenario.benches)
             .map(|_| {
-                [(); 2].map(|()| [(); LINKS].map(|()| scenario.noise.layout * normal(&mut rng)))
+                [(); 2].map(|()| {
+                    let links = 0..scenario.links;
+                    links
+                        .map(|_| scenario.noise.layout * normal(&mut rng))
+                        .collect()
+                })
             })
             .collect();
         let benches = (0..scenario.benches).map(|at| {
@@ -247,7 +259,8 @@ impl Session {
         });
         Self {
             noise: scenario.noise,
-            trial: trial(seed, benches.collect()),
+            trial: trial(seed, benches.collect(), scenario.links),
+            links: scenario.links,
             layouts,
             slowed: scenario.slowed,
             slower: (scenario.slower_pct / 100.0).ln_1p(),
@@ -278,7 +291,7 @@ impl Session {
         } else {
             [Arm::Head, Arm::Base, Arm::Base, Arm::Head]
         };
-        let mut pair = [round % LINKS, (round + 1) % LINKS];
+        let mut pair = [round % self.links, (round + 1) % self.links];
         if self.rng.random() {
             pair.reverse();
         }
@@ -332,7 +345,7 @@ fn normal(rng: &mut StdRng) -> f64 {
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
 
-fn trial(seed: u64, benches: Vec<TrialBench>) -> Trial {
+fn trial(seed: u64, benches: Vec<TrialBench>, links: usize) -> Trial {
     let key = || MachineKey::new("simulated").expect("lower-case letters");
     let revision = |asked: &str| Revision {
         asked: asked.to_owned(),
@@ -373,7 +386,7 @@ fn trial(seed: u64, benches: Vec<TrialBench>) -> Trial {
             code: Code::Differs,
             links: [link(Arm::Base), link(Arm::Head)]
                 .into_iter()
-                .flat_map(|link| vec![link; LINKS])
+                .flat_map(|link| vec![link; links])
                 .collect(),
             failure: None,
         }],
