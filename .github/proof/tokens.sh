@@ -4,7 +4,8 @@
 #
 #   .github/proof/tokens.sh [ROUNDS] [BUDGET]                 10 rounds of 3m
 #
-# Needs tokgate in PATH (or TOKGATE), git, cargo and python3, and half an hour for each line of the table.
+# TARGET is another program that takes turns, such as qwen3-0.6b-8l-serve-c4: four requests at once to a server, of which
+# the same change makes passes of prompts slower by some more percent. Needs tokgate in PATH (or TOKGATE), git, cargo and python3, and half an hour for each line of the table.
 set -euo pipefail
 
 rounds=${1:-10}
@@ -34,7 +35,7 @@ for what in same slower; do
   head=$base
   [ "$what" = same ] || head=$slower
   for round in $(seq "$rounds"); do
-    "$tokgate" gate --base "$base" --head "$head" --target qwen3-0.6b-tg128 --budget "$budget" --fresh --no-checks \
+    "$tokgate" gate --base "$base" --head "$head" --target "${TARGET:-qwen3-0.6b-tg128}" --budget "$budget" --fresh --no-checks \
       --even-if-same -o json --record "$work/record.json" >"$work/$what-$round.json" 2>"$work/log" || [ $? -eq 1 ] || {
       cat "$work/log" >&2
       exit 2

@@ -85,6 +85,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
+    /// Measure instead of serving others: for each empty line on standard input, ask this server N requests at once, with
+    /// prompts and answers of 32 tokens, and tell the nanoseconds until all are answered. `tokgate gate` lets base and
+    /// head take turns by it.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub lockstep: Option<usize>,
+
     /// Name of the model for clients [default: the file's name without its ending].
     #[arg(long, value_name = "NAME")]
     pub alias: Option<String>,
@@ -102,5 +108,6 @@ Examples:
   tokgate serve -m qwen3-0.6b.gguf --parallel 8 --ctx-size 4096
   tokgate serve -m qwen3-0.6b.gguf --batch-invariant --parallel 8
   tokgate serve -m coder-32b.gguf --draft coder-1.5b.gguf --draft-max 24
+  yes '' | head -20 | tokgate serve -m qwen3-0.6b.gguf --lockstep 4 --ctx-size 80
   curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\":
     [{\"role\": \"user\", \"content\": \"Hello\"}], \"stream\": true}'";

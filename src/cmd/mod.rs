@@ -17,6 +17,7 @@ mod history;
 mod hub;
 mod inspect;
 mod load;
+mod lockstep;
 mod logits;
 mod model;
 mod perplexity;

@@ -124,7 +124,7 @@ impl Lab {
                 found.push(BenchTarget {
                     package: package.name.clone(),
                     name: program.name.clone(),
-                    features: Vec::new(),
+                    features: program.features.clone(),
                     folder: folder.clone(),
                     lockstep: Some(program),
                 });

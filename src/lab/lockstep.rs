@@ -16,6 +16,7 @@
 //! [[package.metadata.tokgate.lockstep]]
 //! name = "qwen3-0.6b"                      # of the target, as a report calls it
 //! bin = "tokgate"                          # a binary target of the package
+//! features = ["serve"]                    # of the package, that it is built with; may be left out
 //! args = ["bench", "--lockstep", "-m", "{folder}/qwen3-0.6b.gguf", "-p", "0", "-n", "128"]
 //! file = "qwen3-0.6b.gguf"                 # in {folder}; both sides map the same pages of it
 //! make = ["synth", "--preset", "qwen3-0.6b", "{folder}/qwen3-0.6b.gguf"]   # run by `bin` where the file is missing
@@ -76,6 +77,9 @@ pub struct Program {
     pub name: String,
     /// A binary target of the package.
     pub bin: String,
+    /// Features of the package that it is built with.
+    #[serde(default)]
+    pub features: Vec<String>,
     /// Its arguments.
     pub args: Vec<String>,
     /// A file in `{folder}` that it needs.

@@ -1,18 +1,13 @@
-//! `tokgate bench --lockstep`: one test, pass by pass, whenever somebody asks. The protocol is [`crate::lab::lockstep`]'s.
+//! `tokgate bench --lockstep`: one test, pass by pass, whenever somebody asks.
 
-use std::io::{BufRead, Write, stdin, stdout};
-
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 
 use super::{cases, threads};
 use crate::cli::BenchArgs;
+use crate::cmd::lockstep::take_turns;
 use crate::cmd::model::Loaded;
 use crate::cmd::{Outcome, model, runtime};
-use crate::lab::lockstep::{Hello, VERSION};
 use crate::throughput::{Bench, Case};
-
-/// A question is an empty line; whoever sends more than this asks something else.
-const MAX_QUESTION_BYTES: u64 = 256;
 
 /// Loads the model, says so, and answers until standard input ends.
 pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
@@ -33,32 +28,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     let model = model::load(path, args)?;
     let rt = runtime::new(threads, args.pin, args.level.as_deref())?;
     let mut bench = Bench::new(&model.model, &rt, *case, args.seed)?;
-    let hello = Hello {
-        lockstep: VERSION,
-        id: id(&model, *case, &rt.level().to_string(), threads)?,
-    };
-    let mut out = stdout().lock();
-    let mut say = |line: &str| {
-        writeln!(out, "{line}")
-            .and_then(|()| out.flush())
-            .context("standard output")
-    };
-    say(&serde_json::to_string(&hello)?)?;
-    let mut questions = stdin().lock();
-    let mut question = String::new();
-    loop {
-        question.clear();
-        let mut bounded = std::io::Read::take(&mut questions, MAX_QUESTION_BYTES);
-        if bounded.read_line(&mut question).context("standard input")? == 0 {
-            return Ok(Outcome::Clean);
-        }
-        ensure!(
-            question.ends_with('\n') && question.trim().is_empty(),
-            "a question is an empty line, not {:?}",
-            question.trim()
-        );
-        say(&bench.step()?.ns.to_string())?;
-    }
+    let id = id(&model, *case, &rt.level().to_string(), threads)?;
+    take_turns(id, || Ok(bench.step()?.ns))
 }
 
 /// `model/q8_0/avx2/NAME_tg128_t2`, by the grammar of all ids: what the bench target `model` calls the same test.

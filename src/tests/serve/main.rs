@@ -567,3 +567,43 @@ fn malformed_requests_harm_nobody() {
     }
     assert_eq!(server.post("/v1/completions", &greedy(PROMPT, 4)).code, 200);
 }
+
+#[test]
+fn a_server_that_asks_itself_takes_turns() {
+    let model = model();
+    let line = [
+        "serve",
+        "--lockstep",
+        "3",
+        "--ctx-size",
+        "64",
+        "-t",
+        "1",
+        "-m",
+    ];
+    let told = |questions: &'static str| {
+        let mut command = Command::cargo_bin("tokgate").unwrap();
+        command.args(line).arg(&model).write_stdin(questions);
+        command.assert()
+    };
+    let assert = told("\n\n").success();
+    let said = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    let hello: Value = serde_json::from_str(lines[0]).unwrap();
+    assert_eq!(hello["lockstep"], 1);
+    let id = hello["id"].as_str().unwrap();
+    assert!(
+        id.starts_with("serve/") && id.ends_with("_c3_p32_n32_t1"),
+        "{id}"
+    );
+    assert!(lines[1..].iter().all(|ns| ns.parse::<u64>().unwrap() > 0));
+    assert_eq!(lines.len(), 3, "{said}");
+    // Three requests of 32 tokens a question, and all of them answered.
+    let ended = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    let counted = "6 requests answered, 0 given up by their clients, 0 refused; 192 tokens";
+    assert!(ended.contains(counted), "{ended}");
+
+    let refused = told("what?\n").code(2);
+    let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
+    assert!(said.contains("an empty line"), "{said}");
+}

@@ -1,16 +1,20 @@
 //! `tokgate serve`: a model behind OpenAI's protocol.
 
+mod lockstep;
+
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+
+use lockstep::Asking;
 
 use super::{Outcome, draft, model, runtime};
 use crate::cli::ServeArgs;
@@ -100,10 +104,16 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("signals")?;
         flag::register(signal, Arc::clone(&stop)).context("signals")?;
     }
-    let listener = TcpListener::bind((args.host, args.port)).with_context(|| {
+    // Whoever asks itself wants no port of its own.
+    let port = if args.lockstep.is_some() {
+        0
+    } else {
+        args.port
+    };
+    let listener = TcpListener::bind((args.host, port)).with_context(|| {
         format!(
             "cannot listen at {}:{}; is the port in use?",
-            args.host, args.port
+            args.host, port
         )
     })?;
     let address = listener.local_addr()?;
@@ -119,14 +129,35 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         args.parallel
     );
     let totals = Arc::clone(&stats);
+    let asking = args.lockstep.map(|streams| Asking {
+        address,
+        keys: service.keys.clone(),
+        name: service.name.clone(),
+        tokenizer: Arc::clone(&tokenizer),
+        streams,
+    });
     thread::scope(|scope| {
         let computing = scope.spawn(|| engine.run(&queue, &stats));
+        let asking = asking.map(|asking| {
+            let id = asking.id(&loaded, &rt);
+            let stop = &stop;
+            scope.spawn(move || {
+                let ended = id.and_then(|id| asking.run(id));
+                stop.store(true, Ordering::Relaxed);
+                ended
+            })
+        });
         let served = serve(listener, service, &stop, || !computing.is_finished());
         queue.close();
         computing
             .join()
             .map_err(|_| anyhow::anyhow!("the engine panicked"))??;
-        served.context("serving")
+        served.context("serving")?;
+        match asking.map(ScopedJoinHandle::join) {
+            Some(Err(_)) => bail!("what asks this server panicked"),
+            Some(Ok(ended)) => ended.map(drop),
+            None => Ok(()),
+        }
     })?;
     // Whoever closed standard error wants no summary.
     let _ = writeln!(io::stderr(), "tokgate: {}", totals.summary());
