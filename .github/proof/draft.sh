@@ -3,7 +3,10 @@
 # often knows what comes, and with one that never does, asked for the same texts in turn. Prints a table, and fails if a
 # text is not the same, token for token.
 #
-#   .github/proof/draft.sh [FOLDER] [THREADS] [ROUNDS]      2 threads, 5 rounds, 12 minutes; FOLDER keeps the models
+#   .github/proof/draft.sh [FOLDER] [THREADS] [ROUNDS] [PAIRS]    2 threads, 5 rounds, 40 pairs, 17 minutes
+#
+# FOLDER keeps the models. PAIRS are texts of 32 tokens, without guesses and with ones that are never right, in turn: what
+# such guesses cost, with the memory's ups and downs in both.
 #
 # Needs tokgate with the feature `serve` in PATH (or TOKGATE), python3 with the packages gguf and numpy (or PYTHON), curl,
 # 6 GB of disk, and a machine that has nothing else to do. The model has the shape of Llama-2-7B with 19 layers, 4.4 GB in
@@ -12,6 +15,7 @@ set -euo pipefail
 
 threads=${2:-2}
 rounds=${3:-5}
+pairs=${4:-40}
 tokgate=${TOKGATE:-tokgate}
 python=${PYTHON:-python3}
 here=$(cd "$(dirname "$0")" && pwd)/draft
@@ -27,6 +31,11 @@ if ! [ -e "$target" ] || ! [ -e "$draft" ] || ! [ -e "$wrong" ]; then
   "$tokgate" synth --force --preset llama2-7b --layers 1 "$draft"
   "$python" "$here/pair.py" "$target" "$draft" "$wrong"
 fi
+
+guesses=(--draft-max 24 --draft-min 1 --draft-p-min 0.6)
+python3 "$here/turns.py" "$pairs" "$tokgate" serve -m "$target" --lockstep 1 --ctx-size 80 -t "$threads" -- \
+  --draft "$wrong" "${guesses[@]}"
+echo
 
 declare -A url
 # serve NAME OPTION…
@@ -44,7 +53,6 @@ serve() {
   exit 2
 }
 serve plain
-guesses=(--draft-max 24 --draft-min 1 --draft-p-min 0.6)
 serve good --draft "$draft" "${guesses[@]}"
 serve wrong --draft "$wrong" "${guesses[@]}"
 

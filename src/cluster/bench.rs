@@ -7,16 +7,16 @@ use rand::{Rng, SeedableRng};
 use tokgate_kernels::{DType, Runtime};
 
 use super::agree::{AgreeError, Hello, agree};
+use super::alone::{Timed, speed};
 use super::exchange::{Exchange, Purpose};
-use super::member::{Member, MemberError, speed};
+use super::member::{Member, MemberError};
 use super::network::{self, MACHINES, Network, Prediction};
 use super::plan::{ExpertSplit, Macs, Plan, PlanError};
 use super::report::{Rank, Report, Sample, Test};
 use super::timing::{self, RankLog, Spent};
 use super::wire::Lost;
 use crate::engine::config::ModelConfig;
-use crate::engine::forward::{Chunk, LogitRows, Model, Work};
-use crate::engine::kv_cache::KvCache;
+use crate::engine::forward::{LogitRows, Model, Work};
 use crate::engine::weights::ModelWeights;
 use crate::engine::weights::part::Part;
 use crate::throughput::{self, Case, ThroughputError};
@@ -267,8 +267,9 @@ pub fn run(
     Ok(Some((report, spent)))
 }
 
-/// Of what a token takes on this machine, the share that the busiest of so many machines takes for its part, timed here:
-/// the whole and the part in turn, of whose ratios the median counts.
+/// Of what a token takes on this machine, the share that so many machines take, each for its part, timed here: the whole and
+/// the busiest one's part in turn. Between one sum and the next all wait for the slowest, so of each stretch counts what the
+/// slowest of so many draws from this machine's passes takes.
 fn busiest(settings: &Settings, opened: Opened<'_>) -> Result<[f64; MACHINES.len()], BenchError> {
     let Opened {
         config,
@@ -288,56 +289,21 @@ fn busiest(settings: &Settings, opened: Opened<'_>) -> Result<[f64; MACHINES.len
         let part = Model::part(config, weights, part).map_err(MemberError::from)?;
         let mut part = Timed::new(&part, rt, settings.kv)?;
         let started = Instant::now();
-        let mut ratios = Vec::new();
-        while ratios.len() < LEAST_PASSES || started.elapsed().as_secs_f64() < SHARE_SECONDS {
-            let all = whole.pass()?;
-            ratios.push(part.pass()? / all);
+        let mut stretches: Vec<Vec<f64>> = Vec::new();
+        let mut passes = 0;
+        while passes < LEAST_PASSES || started.elapsed().as_secs_f64() < SHARE_SECONDS {
+            let all: f64 = whole.pass()?.iter().sum();
+            let seconds = part.pass()?;
+            stretches.resize(seconds.len(), Vec::new());
+            for (stretch, seconds) in stretches.iter_mut().zip(seconds) {
+                stretch.push(seconds / all);
+            }
+            passes += 1;
         }
-        ratios.sort_by(f64::total_cmp);
-        *share = ratios[ratios.len() / 2];
+        let slowest = |stretch: &mut Vec<f64>| network::slowest(stretch, machines);
+        *share = stretches.iter_mut().map(slowest).sum();
     }
     Ok(shares)
-}
-
-/// A model of which passes of one token are timed.
-struct Timed<'a> {
-    model: &'a Model,
-    rt: &'a Runtime,
-    cache: KvCache,
-    logits: Vec<f32>,
-}
-
-impl<'a> Timed<'a> {
-    /// After a pass that reads the pages.
-    fn new(model: &'a Model, rt: &'a Runtime, kv: DType) -> Result<Self, BenchError> {
-        let mut timed = Self {
-            model,
-            rt,
-            cache: KvCache::new(model.config(), kv, 1).map_err(MemberError::from)?,
-            logits: Vec::new(),
-        };
-        timed.pass()?;
-        Ok(timed)
-    }
-
-    /// Seconds of a pass.
-    fn pass(&mut self) -> Result<f64, BenchError> {
-        self.cache.truncate(0);
-        let chunk = Chunk {
-            tokens: &[0],
-            cache: &mut self.cache,
-            logits: LogitRows::Last,
-        };
-        let started = Instant::now();
-        let pass = self.model.forward(
-            self.rt,
-            &mut [chunk],
-            &mut self.logits,
-            &mut Work::default(),
-        );
-        pass.map_err(MemberError::from)?;
-        Ok(started.elapsed().as_secs_f64())
-    }
 }
 
 /// Round trips to a rank.

@@ -1,7 +1,5 @@
 //! One rank of a cluster: its part of the model, and passes that all ranks make together.
 
-use std::time::Instant;
-
 use tokgate_kernels::{DType, Runtime};
 
 use super::exchange::{Exchange, Joiner, Purpose};
@@ -220,53 +218,6 @@ fn order(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
         }
     };
     number(b.1).total_cmp(&number(a.1)).then(a.0.cmp(&b.0))
-}
-
-/// How fast this machine is with a model: 10⁹ multiply–accumulates a second in generating, measured on its first layers
-/// for `seconds`.
-///
-/// As many layers as are far more than caches hold; of their matrices, all pages are read.
-///
-/// # Errors
-/// [`MemberError`] if the model makes no sense.
-pub fn speed(
-    config: &ModelConfig,
-    weights: &ModelWeights,
-    rt: &Runtime,
-    kv: DType,
-    seconds: f64,
-) -> Result<f64, MemberError> {
-    /// Bytes of matrices that no cache holds.
-    const ENOUGH: u64 = 256 << 20;
-    let layer = weights.total().bytes / config.n_layer as u64;
-    let layers = usize::try_from(ENOUGH / layer.max(1)).unwrap_or(usize::MAX);
-    let n_layer = layers.saturating_add(1).min(config.n_layer);
-    let config = ModelConfig {
-        n_layer,
-        ..config.clone()
-    };
-    let mut weights = weights.clone();
-    weights.layers.truncate(n_layer);
-    let model = Model::new(config, weights)?;
-    let mut cache = KvCache::new(model.config(), kv, 1)?;
-    let (mut work, mut logits) = (Work::default(), Vec::new());
-    let mut started = Instant::now();
-    let mut passes = 0;
-    while passes < 3 || started.elapsed().as_secs_f64() < seconds {
-        cache.truncate(0);
-        let chunk = Chunk {
-            tokens: &[0],
-            cache: &mut cache,
-            logits: LogitRows::Last,
-        };
-        model.forward(rt, &mut [chunk], &mut logits, &mut work)?;
-        passes += 1;
-        if passes == 1 {
-            // The first one read the pages.
-            (work, started) = (Work::default(), Instant::now());
-        }
-    }
-    Ok(work.macs as f64 / 1e9 / started.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]

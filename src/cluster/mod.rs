@@ -46,6 +46,7 @@
 //! which.
 
 pub mod agree;
+pub mod alone;
 pub mod bench;
 pub mod exchange;
 pub mod generate;

@@ -11,10 +11,10 @@
 //!
 //! For machines that are not there ([`table`]), `compute` is what a token takes on one machine times the share of it that
 //! the busiest one's part was measured to take: norms, embedding, the router and starting threads are not divided, so that
-//! half of the products take more than half of the time.
+//! half of the products take more than half of the time. Each exchange waits for whoever is slowest just then, so that the
+//! share is made of stretches between exchanges, of each what the [`slowest`] of so many machines takes.
 //!
-//! Left out: attention's own growth with the context; that each of the exchanges waits for whoever is slowest just then;
-//! and what each message costs a rank's own CPU, of which n machines send and take n − 1 a round: large clusters are slower
+//! Left out: attention's own growth with the context; and what each message costs a rank's own CPU, of which n machines send and take n − 1 a round: large clusters are slower
 //! than this says.
 //!
 //! A machine's speed is to be measured as they will be used. Two ranks that try a cluster on one machine share its
@@ -208,6 +208,16 @@ pub fn table(
     rows.collect()
 }
 
+/// What the slowest of `machines` takes on the average if each takes one of `seen`, any of them equally likely: the greatest
+/// of n draws is the i-th smallest of m with probability (i / m)ⁿ − ((i − 1) / m)ⁿ. Sorts `seen`; 0 if there are none.
+pub fn slowest(seen: &mut [f64], machines: usize) -> f64 {
+    seen.sort_by(f64::total_cmp);
+    let below = |i: usize| (i as f64 / seen.len() as f64).powf(machines as f64);
+    let seen = seen.iter().enumerate();
+    seen.map(|(i, seconds)| seconds * (below(i + 1) - below(i)))
+        .sum()
+}
+
 /// The fastest row: more machines are slower, unless it is the last.
 pub fn fastest(table: &[Prediction]) -> Option<&Prediction> {
     let rate = |row: &&Prediction| row.tokens_per_second;
@@ -218,6 +228,17 @@ pub fn fastest(table: &[Prediction]) -> Option<&Prediction> {
 mod tests {
     use super::*;
     use crate::engine::synth::Preset;
+
+    #[test]
+    fn the_slowest_of_many_is_what_all_wait_for() {
+        let mut dice = [3.0, 1.0, 2.0, 6.0, 5.0, 4.0];
+        let seen = [1, 2, 3, 1000].map(|machines| slowest(&mut dice, machines));
+        // One, two and three dice: 7/2, 161/36, 119/24.
+        for (seen, expected) in seen.iter().zip([3.5, 161.0 / 36.0, 119.0 / 24.0, 6.0]) {
+            assert!((seen - expected).abs() < 1e-9, "{seen} {expected}");
+        }
+        assert_eq!(slowest(&mut [], 2), 0.0);
+    }
 
     /// Two laptops of 24.3 and 24.1 GMAC/s run Llama 2 7B: 3.1 tok/s alone, 3.84 together over a farm of matmul workers,
     /// which is 62 % of the theoretical 6.17. Messages have Q8_0 of 36 bytes for 32 elements. What one exchange costs was
