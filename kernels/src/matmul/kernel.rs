@@ -40,6 +40,8 @@ pub(super) struct Product<'a> {
     pub(super) prepared: &'a [u8],
     pub(super) w: Weights<'a>,
     pub(super) y: SharedMat<'a, f32>,
+    /// Weights, and rows of them, that the worker will probably multiply next: to be asked for from memory meanwhile.
+    pub(super) next: Option<(Weights<'a>, Rows)>,
     /// Whether each token is to get the bits that it gets alone; there are at most [`Kernel::alike`] then.
     pub(super) alike: bool,
 }

@@ -166,15 +166,20 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
         tasks += n.div_ceil(product.task_rows);
         product.end_task = tasks;
     }
-    let multiply = |_, task: usize| {
+    let task_of = |task: usize| {
         let at = products.partition_point(|product| product.end_task <= task);
         let product = &products[at];
-        let operand = &operands[product.operand];
         let n = product.w.rows();
         let first = product.end_task - n.div_ceil(product.task_rows);
         let start = (task - first) * product.task_rows;
-        let end = n.min(start + product.task_rows);
-        for start in (start..end).step_by(product.near_rows) {
+        (product, start..n.min(start + product.task_rows))
+    };
+    let multiply = |_, task: usize| {
+        let (product, rows) = task_of(task);
+        let operand = &operands[product.operand];
+        // Whoever takes a task takes the one after those of the other workers next, if all are equally fast.
+        let next = (tasks - task > threads).then(|| task_of(task + threads));
+        for start in rows.clone().step_by(product.near_rows) {
             for tokens in operand.groups() {
                 let at = |token| operand.start + token * operand.token_bytes;
                 product.kernel.multiply(
@@ -184,9 +189,10 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
                         prepared: &prepared[at(tokens.start)..at(tokens.end)],
                         w: product.w,
                         y: product.y.row_range(tokens.start, tokens.end),
+                        next: next.clone().map(|(product, rows)| (product.w, rows)),
                         alike: rt.is_batch_invariant(),
                     },
-                    start..end.min(start + product.near_rows),
+                    start..rows.end.min(start + product.near_rows),
                 );
             }
         }

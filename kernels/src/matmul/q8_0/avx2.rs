@@ -112,13 +112,13 @@ fn store(out: &mut [u8], v: __m256i) {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-fn pack(w: &MatRef<BlockQ8_0>, part: &Part, next: &Part, panel: &mut [u8]) {
+fn pack(part: &Part, next: &Part, panel: &mut [u8]) {
     assert!(panel.len() == part.depth.len() * PANEL_BLOCK);
-    let sources = part.sources::<PANEL>(w);
+    let sources = part.sources::<PANEL>();
     let mut asked = [std::ptr::null(); PANEL];
-    let asked = next.starts(w, &mut asked);
+    let asked = next.asked(&mut asked);
     for (b, out) in panel.chunks_exact_mut(PANEL_BLOCK).enumerate() {
-        super::ask_lines(asked, b);
+        asked.ask(b);
         let mut bits = [0_u16; PANEL];
         for (eight, sources) in sources.chunks_exact(8).enumerate() {
             for half in 0..2 {
@@ -192,7 +192,8 @@ unsafe fn tile<const T: usize>(tile: &Tile) {
         }
     }
     let (mut panel, mut tokens) = (tile.panel.as_ptr(), tile.tokens.as_ptr());
-    for _ in 0..blocks {
+    for b in 0..blocks {
+        tile.asked.ask(b);
         // SAFETY: both have `blocks` blocks, of the sizes by which the pointers move on.
         unsafe {
             let start = _mm256_set1_epi32(MAGIC.to_bits().cast_signed());

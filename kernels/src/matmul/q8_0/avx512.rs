@@ -127,19 +127,18 @@ fn store(out: &mut [u8], v: __m256i) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
-fn pack(w: &MatRef<BlockQ8_0>, part: &Part, next: &Part, panel: &mut [u8]) {
+fn pack(part: &Part, next: &Part, panel: &mut [u8]) {
     let count = part.depth.len();
     assert!(panel.len() == count * PANEL_BLOCK);
-    let sources = part.sources::<PANEL>(w);
+    let sources = part.sources::<PANEL>();
     let mut asked = [std::ptr::null(); PANEL];
-    let asked = next.starts(w, &mut asked);
+    let asked = next.asked(&mut asked);
     let flip = _mm512_set1_epi8(-128);
     for half in 0..2 {
         let sources = &sources[half * 16..][..16];
-        let (first, last) = asked.split_at(asked.len().min(16));
-        let asked = if half == 0 { first } else { last };
+        let asked = asked.share(2, half);
         for b in 0..count {
-            super::ask_lines(asked, b);
+            asked.ask(b);
             let mut pair_i8x64 = [_mm512_setzero_si512(); 8];
             for (i, pair) in pair_i8x64.iter_mut().enumerate() {
                 // Rows 0..4 beside 4..8, and 8..12 beside 12..16.
@@ -228,7 +227,8 @@ unsafe fn tile<const T: usize>(tile: &Tile) {
         }
     }
     let (mut panel, mut tokens) = (tile.panel.as_ptr(), tile.tokens.as_ptr());
-    for _ in 0..blocks {
+    for b in 0..blocks {
+        tile.asked.ask(b);
         // SAFETY: both have `blocks` blocks, of the sizes by which the pointers move on.
         unsafe {
             let mut acc_i32x16 = [[_mm512_setzero_si512(); 2]; T];

@@ -29,10 +29,15 @@
 //! the cache TILES would be ahead from 4 on, but a model's weights are not in the cache.
 //!
 //! WHY a panel's rows are asked for from memory while others are packed and multiplied, in proportion to the time that
-//! each takes: asked for in a burst, they wait for each other, and what is packed waits for them. All while packing took
-//! 1.07 × as long for 16 tokens from memory (AVX-512, Zen 5, two threads), 1.09 × for 32 and 1.05 × for the experts of a
-//! prompt; all between the tiles is slower still for few tokens. One panel ahead is too late there; with AVX2 two are 7 %
-//! slower than one for the experts of a prompt.
+//! each takes, a line of some rows with each block: a core waits for a few dozen lines at a time, and what is asked for
+//! beyond these holds up whatever comes after it. With some rows all at once before each tile, the experts of a prompt
+//! took 1.11 × as long (AVX-512, Zen 5, one thread), as did 16 tokens from memory; all in the tiles and none
+//! in packing is as good for 32 tokens, and takes 1.12 × as long for 8. One panel ahead is too late there; with AVX2 two
+//! are 7 % slower than one for the experts of a prompt (Zen 3).
+//!
+//! WHY the rows of the next task too: tasks are a few panels of an expert, of which the first ones would otherwise be
+//! waited for, an eighth to a quarter of all. Tasks go to whoever is free, so that the next one is a guess; a wrong one
+//! brings to the shared cache what another core wants. The experts of a prompt take 1.10 × as long without (one thread).
 //!
 //! WHY activations are rounded once, before: a product of m tokens with n rows would otherwise round m · k values for
 //! each task. They are interleaved by granules of as many tokens as a tile has, so that a tile reads one stream.
@@ -52,7 +57,7 @@ mod avx512;
 pub(super) use avx2::AVX2;
 pub(super) use avx512::AVX512;
 
-use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 use super::Rows;
@@ -64,6 +69,9 @@ use crate::view::{MatRef, SharedMat, Weights};
 
 /// Blocks of 32 that a panel is deep.
 const DEPTH: usize = 16;
+
+/// Rows of a panel, at most.
+const MAX_PANEL: usize = 32;
 
 /// Panels that are multiplied with a stretch of activations while that is in the cache.
 const GROUP: usize = 4;
@@ -113,7 +121,7 @@ pub(super) struct Variant {
     /// Rounds a token for `dots`, see [`few_bytes`].
     quantize_one: unsafe fn(&[f32], &mut [u8]),
     /// Interleaves the first part of the weights into a panel, and asks for the second one from memory meanwhile.
-    pack: unsafe fn(&MatRef<BlockQ8_0>, &Part, &Part, &mut [u8]),
+    pack: unsafe fn(&Part, &Part, &mut [u8]),
     /// Tiles of 1, 2, 3 … tokens.
     tiles: &'static [TileFn],
     /// Products of few tokens with rows of the weights; those columns of the outputs are written.
@@ -135,6 +143,8 @@ struct Tile<'a> {
     /// Valid for writes of a panel's rows at each multiple of `stride`, once for each token. May be `from`.
     to: *mut f32,
     stride: usize,
+    /// What to ask for from memory meanwhile.
+    asked: Asked<'a>,
 }
 
 impl Kernel for Variant {
@@ -187,54 +197,81 @@ impl Kernel for Variant {
             return;
         }
         let (token_bytes, granule) = self.prepared_layout(product.tokens.len(), product.w.cols());
+        let group = if product.tokens.len() * token_bytes <= NEAR {
+            1
+        } else {
+            GROUP
+        };
+        let parts = |w, rows| Parts {
+            w,
+            rows,
+            panel: self.panel,
+            group,
+        };
+        let next = match &product.next {
+            Some((Weights::Q8_0(w), rows)) => parts(*w, rows.clone()),
+            _ => parts(w, 0..0),
+        };
         let walk = Walk {
             variant: self,
             product,
-            w,
+            parts: parts(w, rows),
+            next,
             token_bytes,
             granule,
         };
-        walk.rows(rt, rows);
+        walk.run(rt);
     }
 }
 
 /// Where a panel comes from: rows of the weights, and blocks of these.
 #[derive(Clone)]
-struct Part {
+struct Part<'a> {
+    w: MatRef<'a, BlockQ8_0>,
     rows: Rows,
     depth: Range<usize>,
 }
 
-impl Part {
+impl Part<'_> {
     /// The first rows, up to `count`, and the others.
     fn split(self, count: usize) -> (Self, Self) {
-        let Self { rows, depth } = self;
-        let middle = rows.end.min(rows.start + count);
+        let middle = self.rows.end.min(self.rows.start + count);
         let part = |rows| Self {
             rows,
-            depth: depth.clone(),
+            ..self.clone()
         };
-        (part(rows.start..middle), part(middle..rows.end))
+        (part(self.rows.start..middle), part(middle..self.rows.end))
+    }
+
+    /// Where a row starts.
+    #[inline(always)]
+    fn start(&self, row: usize) -> *const BlockQ8_0 {
+        self.w.row(row)[self.depth.clone()].as_ptr()
     }
 
     /// Where each row starts, as many as there are.
     #[inline(always)]
-    fn starts<'a>(
-        &self,
-        w: &MatRef<BlockQ8_0>,
-        starts: &'a mut [*const BlockQ8_0],
-    ) -> &'a [*const BlockQ8_0] {
+    fn starts<'a>(&self, starts: &'a mut [*const BlockQ8_0]) -> &'a [*const BlockQ8_0] {
         for (start, row) in starts.iter_mut().zip(self.rows.clone()) {
-            *start = w.row(row)[self.depth.clone()].as_ptr();
+            *start = self.start(row);
         }
         &starts[..self.rows.len()]
     }
 
+    /// What to ask for, to have this part in the cache.
+    #[inline(always)]
+    fn asked<'a>(&self, starts: &'a mut [*const BlockQ8_0]) -> Asked<'a> {
+        Asked {
+            starts: self.starts(starts),
+            lines: (self.depth.len() * size_of::<BlockQ8_0>()).div_ceil(64),
+        }
+    }
+
     /// Where each of a panel's rows starts, of which there is one at least; those past the end are the last one again.
     #[inline(always)]
-    fn sources<const PANEL: usize>(&self, w: &MatRef<BlockQ8_0>) -> [*const BlockQ8_0; PANEL] {
+    fn sources<const PANEL: usize>(&self) -> [*const BlockQ8_0; PANEL] {
         let mut sources = [std::ptr::null(); PANEL];
-        let count = self.starts(w, &mut sources).len();
+        let count = self.starts(&mut sources).len();
         let last = sources[count - 1];
         sources[count..].fill(last);
         sources
@@ -242,21 +279,22 @@ impl Part {
 }
 
 /// The panels of some rows, in the order in which they are met: all of a group's panels at one depth, then at the next.
-struct Parts {
+struct Parts<'a> {
+    w: MatRef<'a, BlockQ8_0>,
     rows: Rows,
-    blocks: usize,
     panel: usize,
     group: usize,
 }
 
-impl Parts {
+impl<'a> Parts<'a> {
     fn len(&self) -> usize {
-        self.rows.len().div_ceil(self.panel) * self.blocks.div_ceil(DEPTH)
+        self.rows.len().div_ceil(self.panel) * self.w.cols().div_ceil(DEPTH)
     }
 
     /// Part `at`, and which of its group's panels it is.
-    fn get(&self, at: usize) -> (Part, usize) {
-        let in_group = self.group * self.blocks.div_ceil(DEPTH);
+    fn get(&self, at: usize) -> (Part<'a>, usize) {
+        let blocks = self.w.cols();
+        let in_group = self.group * blocks.div_ceil(DEPTH);
         let (group, at) = (at / in_group, at % in_group);
         let before = group * self.group;
         let panels = self.rows.len().div_ceil(self.panel) - before;
@@ -264,8 +302,9 @@ impl Parts {
         let (depth, panel) = (at / panels * DEPTH, at % panels);
         let first = self.rows.start + (before + panel) * self.panel;
         let part = Part {
+            w: self.w,
             rows: first..self.rows.end.min(first + self.panel),
-            depth: depth..self.blocks.min(depth + DEPTH),
+            depth: depth..blocks.min(depth + DEPTH),
         };
         (part, panel)
     }
@@ -275,47 +314,54 @@ impl Parts {
 struct Walk<'a> {
     variant: &'a Variant,
     product: &'a Product<'a>,
-    w: MatRef<'a, BlockQ8_0>,
+    parts: Parts<'a>,
+    /// What will be met after them.
+    next: Parts<'a>,
     token_bytes: usize,
     granule: usize,
 }
 
 impl Walk<'_> {
-    fn rows(&self, rt: &Runtime, rows: Rows) {
-        let (m, blocks) = (self.product.tokens.len(), self.w.cols());
+    fn run(&self, rt: &Runtime) {
+        let m = self.product.tokens.len();
         let Variant {
             panel, panel_block, ..
         } = *self.variant;
-        let group = if m * self.token_bytes <= NEAR {
-            1
-        } else {
-            GROUP
-        };
         let stretch = m
             .div_ceil(m.div_ceil(TOKENS))
             .next_multiple_of(self.granule);
         let mut packed = rt.scratch().take::<u8>(DEPTH * panel_block);
-        let mut sums = rt.scratch().take::<f32>(group * panel * stretch.min(m));
-        let parts = Parts {
-            rows,
-            blocks,
-            panel,
-            group,
-        };
-        let last = parts.len() - 1;
+        let mut sums = rt
+            .scratch()
+            .take::<f32>(self.parts.group * panel * stretch.min(m));
         for start in (0..m).step_by(stretch) {
             let tokens = start..m.min(start + stretch);
             let early =
                 panel * self.variant.pack_tokens / (self.variant.pack_tokens + tokens.len());
             let mut sums: Vec<&mut [f32]> = sums.chunks_mut(panel * tokens.len()).collect();
-            for at in 0..parts.len() {
-                let (part, in_group) = parts.get(at);
-                let (next, _) = parts.get((at + self.variant.look).min(last));
-                let (while_packing, while_multiplying) = next.split(early);
+            for at in 0..self.parts.len() {
+                let (part, in_group) = self.parts.get(at);
+                let (while_packing, while_multiplying) = self.ahead(at).split(early);
                 let packed = &mut packed[..part.depth.len() * panel_block];
                 // SAFETY: a variant is handed out only where the CPU has its instructions.
-                unsafe { (self.variant.pack)(&self.w, &part, &while_packing, packed) };
+                unsafe { (self.variant.pack)(&part, &while_packing, packed) };
                 self.panel(packed, sums[in_group], &tokens, &part, &while_multiplying);
+            }
+        }
+    }
+
+    /// The part to ask for from memory while part `at` is packed and multiplied.
+    fn ahead(&self, at: usize) -> Part<'_> {
+        let (at, here) = (at + self.variant.look, self.parts.len());
+        if at < here {
+            self.parts.get(at).0
+        } else if at - here < self.next.len() {
+            self.next.get(at - here).0
+        } else {
+            Part {
+                w: self.parts.w,
+                rows: 0..0,
+                depth: 0..0,
             }
         }
     }
@@ -332,16 +378,14 @@ impl Walk<'_> {
         let Variant {
             panel, token_block, ..
         } = *self.variant;
-        let Part { rows, depth } = part;
-        let (first, last) = (depth.start == 0, depth.end == self.w.cols());
+        let Part { w, rows, depth } = part;
+        let (first, last) = (depth.start == 0, depth.end == w.cols());
+        let mut asked = [std::ptr::null(); MAX_PANEL];
+        let asked = next.asked(&mut asked);
         let starts = tokens.clone().step_by(self.granule);
         let tiles = starts.len();
         let of_tiles = starts.zip(sums.chunks_mut(self.granule * panel));
         for (at, (start, sums)) in of_tiles.enumerate() {
-            for row in share(next.rows.len(), 1, tiles, at) {
-                let source = self.w.row(next.rows.start + row)[next.depth.clone()].as_ptr();
-                ask_rows(&[source], next.depth.len());
-            }
             let count = self.granule.min(tokens.end - start);
             let bytes = count * token_block;
             let prepared = &self.product.prepared[start * self.token_bytes..];
@@ -362,6 +406,7 @@ impl Walk<'_> {
                     sums.as_mut_ptr()
                 },
                 stride: if direct { y.stride() } else { panel },
+                asked: asked.share(tiles, at),
             };
             assert!(sums.len() == count * panel && start + count <= y.rows());
             // SAFETY: a variant is handed out only where the CPU has its instructions; `sums` has a panel's rows for
@@ -388,22 +433,34 @@ fn ask(start: *const BlockQ8_0, blocks: usize) {
     }
 }
 
-/// Asks for some blocks of rows from memory, as [`ask_lines`].
-#[inline(always)]
-fn ask_rows(starts: &[*const BlockQ8_0], blocks: usize) {
-    for line in 0..(blocks * size_of::<BlockQ8_0>()).div_ceil(64) {
-        ask_lines(starts, line);
-    }
+/// Rows that will be wanted soon, and are asked for from memory by and by.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    /// Where each begins.
+    starts: &'a [*const BlockQ8_0],
+    /// Cache lines of each.
+    lines: usize,
 }
 
-/// Asks for one line of rows of blocks from memory, into L2: what is at hand fills L1. Any addresses will do.
-#[inline(always)]
-fn ask_lines(starts: &[*const BlockQ8_0], line: usize) {
-    if line < (DEPTH * size_of::<BlockQ8_0>()).div_ceil(64) {
-        for start in starts {
-            let line = start.cast::<i8>().wrapping_add(line * 64);
-            // SAFETY: as in `ask`.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line) };
+impl Asked<'_> {
+    /// The `part`-th of `parts` shares of the rows.
+    #[inline(always)]
+    fn share(self, parts: usize, part: usize) -> Self {
+        Self {
+            starts: &self.starts[share(self.starts.len(), 1, parts, part)],
+            ..self
+        }
+    }
+
+    /// Asks for a line of each row, if it has as many, into L1. Any addresses will do.
+    #[inline(always)]
+    fn ask(&self, line: usize) {
+        if line < self.lines {
+            for start in self.starts {
+                let line = start.cast::<i8>().wrapping_add(line * 64);
+                // SAFETY: as in `ask`.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+            }
         }
     }
 }
