@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::process::{Interrupt, run};
+use super::relink::{Call, shuffle};
 use super::{BenchTarget, Lab, LabError, Toolchain, Worktree};
 use crate::record::trial::Harness;
 
@@ -62,11 +63,17 @@ impl Lab {
             let touched = File::options().append(true).open(&kept);
             let _ = touched.and_then(|file| file.set_modified(now));
         } else {
-            let built = self.compile(tree, target, link_seed)?;
             fs::create_dir_all(self.binaries()).map_err(LabError::io(&self.binaries()))?;
-            // Under another name first: a copy that was cut short is no binary.
+            // Under another name first: what was cut short is no binary.
             let half = kept.with_extension("half");
-            fs::copy(&built, &half).map_err(LabError::io(&half))?;
+            let is_linked = match link_seed {
+                Some(seed) => self.link(tree, target, seed, &half)?,
+                None => false,
+            };
+            if !is_linked {
+                let built = self.compile(tree, target, link_seed)?;
+                fs::copy(&built, &half).map_err(LabError::io(&half))?;
+            }
             fs::rename(&half, &kept).map_err(LabError::io(&kept))?;
         }
         Ok(Binary {
@@ -121,12 +128,38 @@ impl Lab {
         cargo
     }
 
+    /// Links what was compiled in an order drawn from `seed`, into `to`; compiles it first where the slot has the objects
+    /// of something else. Not where the compiler's call of the linker cannot be repeated.
+    fn link(
+        &self,
+        tree: &Worktree<'_>,
+        target: &BenchTarget,
+        seed: u32,
+        to: &Path,
+    ) -> Result<bool, LabError> {
+        if !self.toolchain().tells_link_args() {
+            return Ok(false);
+        }
+        let call = Call::of(&tree.target_folder(), &target.name);
+        if !call.is_of(&self.key(tree, target, None)) {
+            self.compile(tree, target, None)?;
+        }
+        match self.relink(&call, &tree.root(), seed, to) {
+            Ok(linked) => Ok(linked.is_some()),
+            Err(LabError::Interrupted) => Err(LabError::Interrupted),
+            // Compiled and linked in one go it may work, and if it does not, that is what is told.
+            Err(_) => Ok(false),
+        }
+    }
+
     fn compile(
         &self,
         tree: &Worktree<'_>,
         target: &BenchTarget,
         link_seed: Option<u32>,
     ) -> Result<PathBuf, LabError> {
+        let call = Call::of(&tree.target_folder(), &target.name);
+        call.prepare()?;
         let mut cargo = self.cargo(tree);
         cargo
             .args(["rustc", "--package", &target.package_id(&tree.root())?])
@@ -139,19 +172,26 @@ impl Lab {
         if !target.features.is_empty() {
             cargo.args(["--features", &target.features.join(",")]);
         }
+        let keeps_objects = link_seed.is_none() && self.toolchain().tells_link_args();
         if let Some(seed) = link_seed {
-            cargo.args(["--", "-C"]);
-            cargo.arg(format!("link-arg=-Wl,--shuffle-sections=.text*={seed}"));
+            cargo.args(["--", "-C", &format!("link-arg={}", shuffle(seed))]);
+        } else if keeps_objects {
+            cargo.args(["--", "-C", "save-temps", "--print"]);
+            cargo.arg(format!("link-args={}", call.args.display()));
         }
         let answer = run(&mut cargo, BUILD_LIMIT, self.interrupt())?;
         let (name, kind) = match &target.lockstep {
             Some(program) => (&program.bin, "bin"),
             None => (&target.name, "bench"),
         };
-        executable(&answer, name, kind).ok_or_else(|| LabError::Answer {
+        let built = executable(&answer, name, kind).ok_or_else(|| LabError::Answer {
             program: "cargo rustc".to_owned(),
             what: format!("built no executable of the {kind} target '{name}'"),
-        })
+        })?;
+        if keeps_objects {
+            call.keep(&self.key(tree, target, None))?;
+        }
+        Ok(built)
     }
 
     fn key(&self, tree: &Worktree<'_>, target: &BenchTarget, link_seed: Option<u32>) -> String {
@@ -201,6 +241,17 @@ impl Toolchain {
             rustc,
             rustflags: None,
         })
+    }
+
+    /// Whether the compiler writes how it calls the linker into a file, as it does from 1.75 on at the latest.
+    fn tells_link_args(&self) -> bool {
+        let release = |line: &str| -> Option<(u32, u32)> {
+            let mut numbers = line.strip_prefix("release: ")?.split('.');
+            let mut next = || numbers.next()?.parse().ok();
+            Some((next()?, next()?))
+        };
+        let release = self.rustc.lines().find_map(release);
+        release.is_some_and(|release| release >= (1, 75))
     }
 
     fn cargo(&self) -> Command {

@@ -38,6 +38,7 @@ mod counting;
 mod discover;
 mod measure;
 mod process;
+mod relink;
 mod worktree;
 
 use std::fs::{self, File, TryLockError};

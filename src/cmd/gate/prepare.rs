@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -24,7 +24,7 @@ use crate::record::{BenchId, MachineKey};
 use crate::session::{Circumstances, CircumstancesError};
 
 /// Links of each side where nobody says how many: three show that layouts differ. Eight show how far their mean is off,
-/// and are made as long as linking the target takes less than this share of the budget.
+/// and are made as long as linking all targets takes less than about this share of the budget.
 const LINKS: [usize; 2] = [3, 8];
 const LINKING_SHARE: f64 = 0.25;
 
@@ -135,6 +135,7 @@ pub(crate) fn prepare<'a>(
         progress,
         even_if_same: sides.even_if_same,
         link_seeds: link_seeds(seed, measuring.links.unwrap_or(LINKS[1])),
+        linking: Duration::MAX,
         earlier: earlier.as_ref().map(|earlier| &earlier.trial),
         notes: Vec::new(),
     };
@@ -157,6 +158,9 @@ pub(crate) fn prepare<'a>(
         .chain(&head_targets)
         .map(|target| (target.package.as_str(), target.name.as_str()))
         .collect();
+    builder.linking = measuring
+        .budget
+        .mul_f64(LINKING_SHARE / names.len().max(1) as f64);
     let place = |targets: &[BenchTarget], name: (&str, &str)| {
         targets
             .iter()
@@ -245,6 +249,8 @@ struct Builder<'a> {
     progress: &'a ProgressBar,
     even_if_same: bool,
     link_seeds: Vec<Option<u32>>,
+    /// How long linking a target may take before the fewest links are enough.
+    linking: Duration,
     /// The run that this one goes on with.
     earlier: Option<&'a Trial>,
     notes: Vec<String>,
@@ -398,10 +404,7 @@ impl Builder<'_> {
             let enough = match (known, self.measuring.links) {
                 (Some(known), _) => links[0].len() >= known,
                 (None, Some(_)) => false,
-                (None, None) => {
-                    let share = self.measuring.budget.mul_f64(LINKING_SHARE);
-                    links[0].len() >= LINKS[0] && start.elapsed() > share
-                }
+                (None, None) => links[0].len() >= LINKS[0] && start.elapsed() > self.linking,
             };
             if enough {
                 break;

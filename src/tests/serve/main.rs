@@ -607,3 +607,21 @@ fn a_server_that_asks_itself_takes_turns() {
     let said = String::from_utf8_lossy(&refused.get_output().stderr).into_owned();
     assert!(said.contains("an empty line"), "{said}");
 }
+
+#[test]
+fn a_stream_that_takes_too_long_says_so_and_ends() {
+    // More tokens than a second is enough for.
+    let server = Server::start(&["--timeout", "1", "--ctx-size", "60000"]);
+    let mut endless = greedy(PROMPT, 50_000);
+    endless["stream"] = true.into();
+    let answer = server.post("/v1/completions", &endless);
+    assert_eq!(answer.code, 200);
+    let events = events(&answer.body);
+    let (last, others) = events.split_last().unwrap();
+    let said = last["error"]["message"].as_str().unwrap();
+    assert!(said.contains("time limit"), "{said}");
+    assert!(!others.is_empty() && others.iter().all(|event| event["error"].is_null()));
+    // Its slot serves the next one.
+    let next = server.post("/v1/completions", &greedy(PROMPT, 8));
+    assert_eq!(next.code, 200, "{}", next.body);
+}
