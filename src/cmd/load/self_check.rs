@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -64,7 +65,16 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<Outcome> {
         limit: Duration::from_secs(args.timeout),
     });
     let stop = interrupts()?;
-    let run = plan.run(&stop, |_| {})?;
+    let over = AtomicBool::new(false);
+    let (run, bare) = thread::scope(|scope| {
+        let bare = scope.spawn(|| bare(&over));
+        let run = plan.run(&stop, |_| {});
+        over.store(true, Ordering::Relaxed);
+        (run, bare.join())
+    });
+    let run = run?;
+    let bare = bare.unwrap_or_else(|_| Ok(Vec::new()));
+    let bare = bare.context("a connection within this machine")?;
     let written = written.lock().unwrap_or_else(PoisonError::into_inner);
     let rows = Rows::of(&run, &written);
     let mut text = format!(
@@ -98,6 +108,7 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<Outcome> {
     row("TTFT, server", &rows.ttft[0]);
     row("TTFT, measured", &rows.ttft[1]);
     row("TTFT, added", &rows.ttft[2]);
+    row("of that, machine", &bare);
     row("ITL, server", &rows.itl[0]);
     row("ITL, measured", &rows.itl[1]);
     row("ITL, off by", &rows.itl[2]);
@@ -105,7 +116,8 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<Outcome> {
     text.push_str(
         "\nServer: from when it had the request, and by its clock, which its own sleeps make\n\
          longer than the schedule. Added and off by: measured less that, request by request\n\
-         and gap by gap, with the way over the loopback and both threads' waking.\n",
+         and gap by gap, with the way over the loopback and both threads' waking. Machine:\n\
+         added to an answer of one byte after the same time, by two threads that do no more.\n",
     );
     print(&text)?;
     Ok(Outcome::Clean)
@@ -146,6 +158,40 @@ fn push(columns: &mut [Vec<f64>; 3], [server, measured]: [f64; 2], difference: f
         .iter_mut()
         .zip(values)
         .for_each(|(column, value)| column.push(value));
+}
+
+/// Milliseconds that are added to the time of an answer where nothing is done but to wait for it, until it is `over`: the
+/// loopback, and what the system takes to wake two threads that slept. Nobody can add less.
+fn bare(over: &AtomicBool) -> std::io::Result<Vec<f64>> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut stream = TcpStream::connect(listener.local_addr()?)?;
+    let (mut other, _) = listener.accept()?;
+    stream.set_nodelay(true)?;
+    other.set_nodelay(true)?;
+    thread::scope(|scope| {
+        // Ends with an error when this side's stream does.
+        scope.spawn(move || -> std::io::Result<()> {
+            let mut asked = [0];
+            loop {
+                other.read_exact(&mut asked)?;
+                let come = Instant::now();
+                thread::sleep(FIRST);
+                let taken = come.elapsed().as_nanos() as u64;
+                other.write_all(&taken.to_ne_bytes())?;
+            }
+        });
+        let mut added = Vec::new();
+        while !over.load(Ordering::Relaxed) {
+            thread::sleep(FIRST);
+            let (sent, mut taken) = (Instant::now(), [0; 8]);
+            stream.write_all(&[0])?;
+            stream.read_exact(&mut taken)?;
+            let taken = Duration::from_nanos(u64::from_ne_bytes(taken));
+            added.push(sent.elapsed().saturating_sub(taken).as_secs_f64() * 1e3);
+        }
+        drop(stream);
+        Ok(added)
+    })
 }
 
 /// Serves until the process ends, a thread a connection.
