@@ -57,23 +57,26 @@ impl Lab {
         target: &BenchTarget,
         link_seed: Option<u32>,
     ) -> Result<Binary, LabError> {
-        let kept = self.binaries().join(self.key(tree, target, link_seed));
-        if kept.is_file() {
+        let name = self.key(tree, target, link_seed);
+        let mut kept = self.binaries().join(&name);
+        let relinked = self.links().join(&name);
+        let is_relinked = match link_seed {
+            Some(_) if relinked.is_file() => true,
+            Some(seed) if !kept.is_file() => self.link(tree, target, seed, &relinked)?,
+            _ => false,
+        };
+        if is_relinked {
+            kept = relinked;
+        } else if kept.is_file() {
             let now = SystemTime::now();
             let touched = File::options().append(true).open(&kept);
             let _ = touched.and_then(|file| file.set_modified(now));
         } else {
+            let built = self.compile(tree, target, link_seed)?;
             fs::create_dir_all(self.binaries()).map_err(LabError::io(&self.binaries()))?;
-            // Under another name first: what was cut short is no binary.
+            // Under another name first: a copy that was cut short is no binary.
             let half = kept.with_extension("half");
-            let is_linked = match link_seed {
-                Some(seed) => self.link(tree, target, seed, &half)?,
-                None => false,
-            };
-            if !is_linked {
-                let built = self.compile(tree, target, link_seed)?;
-                fs::copy(&built, &half).map_err(LabError::io(&half))?;
-            }
+            fs::copy(&built, &half).map_err(LabError::io(&half))?;
             fs::rename(&half, &kept).map_err(LabError::io(&kept))?;
         }
         Ok(Binary {
@@ -144,8 +147,14 @@ impl Lab {
         if !call.is_of(&self.key(tree, target, None)) {
             self.compile(tree, target, None)?;
         }
-        match self.relink(&call, &tree.root(), seed, to) {
-            Ok(linked) => Ok(linked.is_some()),
+        fs::create_dir_all(self.links()).map_err(LabError::io(&self.links()))?;
+        // Under another name first: what the linker did not end is no binary.
+        let half = to.with_extension("half");
+        match self.relink(&call, &tree.root(), seed, &half) {
+            Ok(None) => Ok(false),
+            Ok(Some(())) => fs::rename(&half, to)
+                .map(|()| true)
+                .map_err(LabError::io(to)),
             Err(LabError::Interrupted) => Err(LabError::Interrupted),
             // Compiled and linked in one go it may work, and if it does not, that is what is told.
             Err(_) => Ok(false),

@@ -25,7 +25,8 @@
 //! - **A worktree has a slot**, such as `base`, which keeps the folder that cargo builds into: dependencies are built
 //!   once. Paths of slots with names of the same length have the same length, so that equal sources give binaries that
 //!   differ in these paths alone, which [`code::same`] looks past.
-//! - **A binary is kept** under its commit, target, link, compiler and flags; what was built once is not built again.
+//! - **A binary is kept** under its commit, target, link, compiler and flags; what was built once is not built again. Links
+//!   that the linker alone made end with the lab: a run's sixteen of a large program take a gigabyte.
 //! - **A process is one bench**, with a folder of its own for its results, and is killed with all its children when
 //!   its time is over.
 
@@ -225,6 +226,11 @@ impl Lab {
         self.folder.join("binaries")
     }
 
+    /// Links that cost a moment to make again, and up to a hundred megabytes each to keep: they end with the lab.
+    fn links(&self) -> PathBuf {
+        self.folder.join("links")
+    }
+
     /// What programs that take turns need, a folder each.
     fn files(&self) -> PathBuf {
         self.folder.join("files")
@@ -239,6 +245,7 @@ impl Lab {
             }
         }
         let _ = fs::remove_dir_all(self.folder.join("results"));
+        let _ = fs::remove_dir_all(self.links());
         for folder in [self.binaries(), self.files()] {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let used = entry.metadata().and_then(|metadata| metadata.modified());
@@ -251,6 +258,12 @@ impl Lab {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.links());
     }
 }
 
