@@ -99,7 +99,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let service = Service::new(name, Arc::clone(&tokenizer), template, shared, limits, keys);
     let service = Arc::new(service);
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    // Whoever waits for a question on standard input cannot finish what runs: a signal ends it.
+    let signals = [SIGINT, SIGTERM].into_iter();
+    for signal in signals.filter(|_| args.lockstep.is_none()) {
         // In this order, the first one is taken note of, and a second one ends the process.
         flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("signals")?;
         flag::register(signal, Arc::clone(&stop)).context("signals")?;
