@@ -3,8 +3,10 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::process::Command;
+use std::{env, thread};
 use std::time::Duration;
 
 use tokgate::cluster::exchange::{Exchange, Purpose};
@@ -207,6 +209,96 @@ fn a_cache_that_cannot_be_is_named_on_its_rank() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains(file.to_str().unwrap()), "{error}");
     assert!(matches!(outcomes[0].0, Err(SendError::Lost(_))));
+}
+
+/// The folder of a small disk, for the process that has one.
+const SMALL_DISK: &str = "TOKGATE_TEST_SMALL_DISK";
+
+/// The rest of the disk is taken by somebody else while the model comes: there was room for it when it was asked for.
+#[test]
+fn a_disk_that_fills_up_meanwhile_is_named_and_keeps_nothing() {
+    if let Some(disk) = env::var_os(SMALL_DISK) {
+        return receive_while_the_disk_fills_up(Path::new(&disk));
+    }
+    // A disk of its own takes a mount, which only this test and what it starts see.
+    let folder = tempfile::tempdir().unwrap();
+    let privileges: [&[&str]; 2] = [&[], &["--map-root-user"]];
+    let unshare = |privileges: &[&str], script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(privileges).args(["--mount", "sh", "-c"]);
+        let mount = format!("mount -t tmpfs -o size=20m small \"${SMALL_DISK}\"");
+        command.arg(format!("{mount} && {script}"));
+        command.env(SMALL_DISK, folder.path());
+        command
+    };
+    let allowed = privileges.into_iter().find(|privileges| {
+        let output = unshare(privileges, "true").output();
+        output.is_ok_and(|output| output.status.success())
+    });
+    let Some(privileges) = allowed else {
+        eprintln!("skipped: this user may not mount a disk of its own");
+        return;
+    };
+    let itself = env::current_exe().unwrap();
+    let name = "a_disk_that_fills_up_meanwhile_is_named_and_keeps_nothing";
+    let mut command = unshare(privileges, r#"exec "$0" "$@""#);
+    let output = command
+        .arg(itself)
+        .args(["--exact", name, "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    assert!(said.contains("the disk was full"), "{said}{errors}");
+}
+
+fn receive_while_the_disk_fills_up(disk: &Path) {
+    /// Takes what is left of the disk after the first piece; nothing more is sent until it has.
+    struct Greedy<'a>(&'a Path);
+
+    impl Watcher for Greedy<'_> {
+        fn sent(&self, done: u64, _: u64) {
+            let theirs = self.0.join("somebody's");
+            if done >= PIECE as u64 && !theirs.exists() {
+                let mut file = File::create(theirs).unwrap();
+                let full = file.write_all(&vec![1; 64 << 20]).unwrap_err();
+                assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+            }
+        }
+
+        fn say(&self, _: &str) {}
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder_model(folder.path());
+    let cache = disk.join("cache");
+    let mut wires = ThreadWire::all(2, Duration::from_secs(60));
+    let (mut one, mut zero) = (wires.pop().unwrap(), wires.pop().unwrap());
+    let get = |wire: &mut ThreadWire, path: &Path| {
+        let cache = Cache {
+            folder: &cache,
+            threads: 1,
+        };
+        let mut exchange = Exchange::new(wire, Duration::ZERO);
+        provide(&mut exchange, path, cache, &Greedy(disk))
+    };
+    let (sender, receiver) = thread::scope(|scope| {
+        let sender = scope.spawn(move || get(&mut zero, &own).unwrap_err());
+        let receiver = scope.spawn(move || get(&mut one, Path::new("missing.gguf")).unwrap_err());
+        (sender.join().unwrap(), receiver.join().unwrap())
+    });
+    assert!(
+        matches!(receiver, SendError::Full { free: 0, .. }),
+        "{receiver}"
+    );
+    let said = receiver.to_string();
+    assert!(said.contains("has room for 0.0 MB"), "{said}");
+    assert!(said.contains("--weights-cache"), "{said}");
+    assert!(matches!(sender, SendError::Lost(_)), "{sender}");
+    let left = entries(&cache);
+    assert!(left.iter().all(|name| name.ends_with(".lock")), "{left:?}");
+    println!("the disk was full");
 }
 
 /// A rank 0 that sends what it likes.
