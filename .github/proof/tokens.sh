@@ -5,7 +5,8 @@
 #   .github/proof/tokens.sh [ROUNDS] [BUDGET]                 10 rounds of 3m
 #
 # TARGET is another program that takes turns, such as qwen3-0.6b-8l-serve-c4: four requests at once to a server, of which
-# the same change makes passes of prompts slower by some more percent. Needs tokgate in PATH (or TOKGATE), git, cargo and python3, and half an hour for each line of the table.
+# the same change makes passes of prompts slower by some more percent. Needs tokgate in PATH (or TOKGATE), git, cargo and
+# python3, and half an hour for each line of the table.
 set -euo pipefail
 
 rounds=${1:-10}

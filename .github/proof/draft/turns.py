@@ -41,3 +41,5 @@ low = ratios[max(0, math.floor((pairs - 1) / 2 - reach))]
 high = ratios[min(pairs - 1, math.ceil((pairs - 1) / 2 + reach))]
 mean = math.exp(sum(math.log(ratio) for ratio in ratios) / pairs)
 print(f"{name}: a pass takes {middle:.3f} times as long [{low:.3f}..{high:.3f}], on the average {mean:.3f}, {pairs} pairs")
+quarter = pairs // 4
+print(f"half of the pairs from {ratios[quarter]:.3f} to {ratios[-1 - quarter]:.3f}, all from {ratios[0]:.3f} to {ratios[-1]:.3f}")
