@@ -3,7 +3,8 @@
 //! LIFE. A thread of each rank sends every other rank a beat each second, and looks when it last heard of each. A rank
 //! that is silent for [`PATIENCE`] is named on standard error by every rank, and the job is ended by `MPI_Abort`, which
 //! also kills stopped processes. A rank that computes for long keeps beating; one that was stopped, or whose machine
-//! slept, forgives the silence of that time. Where a process dies, `mpirun` ends the others itself: they say so.
+//! slept, forgives the silence of that time. A rank that is done beats on until all are: rank 0 may still forecast and
+//! write for long. Where a process dies, `mpirun` ends the others itself: they say so.
 //!
 //! THREADS. MPI is asked for calls from several threads, one at a time (`MPI_THREAD_SERIALIZED`): a lock sees to it.
 
@@ -64,8 +65,14 @@ pub fn launch<T, E: Display>(
     let mut wire = MpiWire::new(universe.world());
     let watch = Watch::start(&wire);
     let outcome = job(&mut wire);
-    if let (Err(error), true) = (&outcome, wire.size() > 1) {
-        wire.shared.end(&format!("{error:#}"));
+    if wire.size() > 1 {
+        let trouble = match &outcome {
+            Ok(_) => wire.meet().err().map(|lost| lost.to_string()),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(trouble) = trouble {
+            wire.shared.end(&trouble);
+        }
     }
     watch.stop();
     drop(universe);
@@ -127,6 +134,22 @@ impl MpiWire {
                 done: AtomicBool::new(false),
             }),
         }
+    }
+
+    /// Waits until all ranks have come here.
+    fn meet(&mut self) -> Result<(), Lost> {
+        if self.rank > 0 {
+            self.swap(&[(0, &SIGN)], &mut [])?;
+            return self.swap(&[], &mut [(0, &mut [0])]);
+        }
+        let mut signs = vec![SIGN; self.size];
+        let mut others: Vec<(usize, &mut [u8])> = Vec::with_capacity(self.size);
+        for (rank, sign) in signs.iter_mut().enumerate().skip(1) {
+            others.push((rank, sign));
+        }
+        self.swap(&[], &mut others)?;
+        let others: Vec<(usize, &[u8])> = (1..self.size).map(|rank| (rank, &SIGN[..])).collect();
+        self.swap(&others, &mut [])
     }
 
     /// Waits for `pending`, and tells which message had another length than was due.

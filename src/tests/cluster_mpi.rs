@@ -1,13 +1,16 @@
 //! `tokgate cluster` as a user runs it, by `mpirun` on this machine: what it says, and how it ends when a rank fails.
 //! `cluster` has the arithmetic, for more ranks and shares.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
+use tokgate::cluster::wire::PATIENCE;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tokgate");
 
@@ -247,6 +250,56 @@ fn a_rank_that_dies_ends_all() {
         "{errors}"
     );
     assert!(all_gone(&pids), "{pids:?} after {took:?}");
+}
+
+/// Rank 0 has the report to write when the other one is done, and whoever reads it may take their time.
+#[test]
+fn a_rank_that_is_done_is_not_taken_for_one_that_hangs() {
+    const PIPE: usize = 4096;
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("out");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let mut reader = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(&pipe)
+        .unwrap();
+    rustix::pipe::fcntl_setpipe_size(&reader, PIPE).unwrap();
+    let script = r#"[ "$OMPI_COMM_WORLD_RANK" != 0 ] || exec >"$OUT"; exec "$@""#;
+    let model = model("sort-dense.gguf");
+    let args = ["-n", "8", "-p", "8", "-r", "1", "-t", "1", "-o", "json"];
+    let mut child = launcher(2)
+        .args(["sh", "-c", script, "sh", PROGRAM, "cluster", "bench", "-m"])
+        .arg(&model)
+        .args(args)
+        .env("OUT", &pipe)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+
+    let mut report = Vec::new();
+    let mut ended = None;
+    loop {
+        let first = report.is_empty();
+        let mut some = [0; PIPE / 4];
+        match reader.read(&mut some) {
+            Ok(0) if ended.is_some() => break,
+            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
+            Ok(0) | Err(_) => {
+                ended = child.try_wait().unwrap();
+                thread::sleep(Duration::from_millis(10));
+            }
+            Ok(read) => report.extend_from_slice(&some[..read]),
+        }
+        if first && !report.is_empty() {
+            thread::sleep(PATIENCE + Duration::from_secs(3));
+        }
+    }
+    let (_, errors) = text(&child.wait_with_output().unwrap());
+    assert!(ended.unwrap().success(), "{errors}");
+    assert!(report.len() > 2 * PIPE, "{} bytes", report.len());
+    serde_json::from_slice::<serde_json::Value>(&report).unwrap();
 }
 
 /// What comes of a long bench on two ranks where the second gets a signal, the ranks' pids, and how long it took.
