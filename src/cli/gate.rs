@@ -99,7 +99,7 @@ pub struct MeasuringArgs {
     /// Draw orders and layouts from this, to repeat a run [default: from the clock; always printed].
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Layouts of each side's code [default: 3, and up to 8 while linking takes less than a quarter of the budget].
+    /// Layouts of each side's code [default: 3, and up to 24 while linking takes less than a quarter of the budget].
     #[arg(long, value_name = "N", value_parser = positive)]
     pub links: Option<usize>,
 }

@@ -1,4 +1,5 @@
-//! The judge on simulated machines whose truth is known: `cargo run --release --example gate-simulation [RUNS]`.
+//! The judge on simulated machines whose truth is known:
+//! `cargo run --release --example gate-simulation [RUNS] [MACHINE]`.
 //!
 //! Prints, for runs of 50 benches, how many had a false alarm, and which share of planted slow-downs was found.
 
@@ -13,18 +14,23 @@ fn main() {
     let runs: usize = std::env::args()
         .nth(1)
         .map_or(10_000, |runs| runs.parse().expect("a number of runs"));
+    let only = std::env::args().nth(2);
     println!("{runs} runs a line, 50 benches, 12 blocks a bench, seed {SEED}\n");
     println!("| machine | slowed | false alarms, runs | found | passed | praised | unsure |");
     println!("|---|---|---:|---:|---:|---:|---:|");
     let machines = [
-        ("quiet", Noise::QUIET, 8),
-        ("shared", Noise::SHARED, 8),
+        ("quiet", Noise::QUIET, 24),
+        ("shared", Noise::SHARED, 24),
         ("shared, 3 links", Noise::SHARED, 3),
-        ("loaded", Noise::LOADED, 8),
-        ("layouts", Noise::RELINKED, 8),
+        ("loaded", Noise::LOADED, 24),
+        ("layouts", Noise::RELINKED, 24),
+        ("layouts, 8 links", Noise::RELINKED, 8),
         ("layouts, 3 links", Noise::RELINKED, 3),
     ];
     for (name, noise, links) in machines {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         for (slowed, slower_pct) in [(0, 0.0), (5, 2.0), (5, 3.0), (5, 5.0), (5, 10.0)] {
             let scenario = Scenario {
                 noise,

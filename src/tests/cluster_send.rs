@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, thread};
 use std::time::Duration;
+use std::{env, thread};
 
 use tokgate::cluster::exchange::{Exchange, Purpose};
 use tokgate::cluster::manifest::{Manifest, PIECE};

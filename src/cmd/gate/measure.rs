@@ -14,7 +14,7 @@ use super::state::State;
 use super::{is_the_targets, say};
 use crate::cli::MeasuringArgs;
 use crate::judge::Verdict;
-use crate::judge::trial::{FIRST_BLOCKS, LOOK_SHARES, MOST_BLOCKS, Report};
+use crate::judge::trial::{FIRST_BLOCKS, LOOK_SHARES, MOST_BLOCKS, Report, links_of};
 use crate::lab::lockstep::Program;
 use crate::lab::{Lab, LabError, Pace};
 use crate::record::BenchId;
@@ -214,13 +214,13 @@ impl<'a, 'b> Session<'a, 'b> {
         if let Some(program) = self.prepared.targets[target].lockstep.clone() {
             return self.in_turn(at, &program, round, rng);
         }
-        let links = self.prepared.links[target][0].len().max(1);
+        let links = self.prepared.links[target][0].len();
         let order = if rng.random() {
             [Arm::Base, Arm::Head, Arm::Head, Arm::Base]
         } else {
             [Arm::Head, Arm::Base, Arm::Base, Arm::Head]
         };
-        let mut pair = [round % links, (round + 1) % links];
+        let mut pair = links_of(round, links);
         if rng.random() {
             pair.reverse();
         }

@@ -1,6 +1,7 @@
 //! From two commits to binaries: what there is to measure, and what need not be measured.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,12 @@ use crate::record::trial::{
 use crate::record::{BenchId, MachineKey};
 use crate::session::{Circumstances, CircumstancesError};
 
-/// Links of each side where nobody says how many: three show that layouts differ. Eight show how far their mean is off,
-/// and are made as long as linking all targets takes less than about this share of the budget.
-const LINKS: [usize; 2] = [3, 8];
+/// Links of each side where nobody says how many: three show that layouts differ. The more there are, the nearer is their
+/// mean, and with two dozen no two processes of a side need have the same one. They are made as long as linking all targets
+/// takes less than about this share of the budget, and all files together less than so many bytes.
+const LINKS: [usize; 2] = [3, 24];
 const LINKING_SHARE: f64 = 0.25;
+const LINKS_BYTES: u64 = 4 << 30;
 
 /// What is compared with what.
 pub(crate) struct Sides {
@@ -136,6 +139,7 @@ pub(crate) fn prepare<'a>(
         even_if_same: sides.even_if_same,
         link_seeds: link_seeds(seed, measuring.links.unwrap_or(LINKS[1])),
         linking: Duration::MAX,
+        linked_bytes: LINKS_BYTES,
         earlier: earlier.as_ref().map(|earlier| &earlier.trial),
         notes: Vec::new(),
     };
@@ -158,9 +162,9 @@ pub(crate) fn prepare<'a>(
         .chain(&head_targets)
         .map(|target| (target.package.as_str(), target.name.as_str()))
         .collect();
-    builder.linking = measuring
-        .budget
-        .mul_f64(LINKING_SHARE / names.len().max(1) as f64);
+    let of_all = names.len().max(1);
+    builder.linking = measuring.budget.mul_f64(LINKING_SHARE / of_all as f64);
+    builder.linked_bytes = LINKS_BYTES / of_all as u64;
     let place = |targets: &[BenchTarget], name: (&str, &str)| {
         targets
             .iter()
@@ -236,6 +240,11 @@ fn link_seeds(seed: u64, links: usize) -> Vec<Option<u32>> {
     seeds
 }
 
+/// Bytes that a link takes on the disk.
+fn size(binary: &Binary) -> u64 {
+    fs::metadata(&binary.path).map_or(0, |file| file.len())
+}
+
 /// The first link of a target on one side, and its benches.
 #[derive(Clone)]
 struct First {
@@ -249,8 +258,9 @@ struct Builder<'a> {
     progress: &'a ProgressBar,
     even_if_same: bool,
     link_seeds: Vec<Option<u32>>,
-    /// How long linking a target may take before the fewest links are enough.
+    /// How long linking a target may take before the fewest links are enough, and how large its links may be.
     linking: Duration,
+    linked_bytes: u64,
     /// The run that this one goes on with.
     earlier: Option<&'a Trial>,
     notes: Vec<String>,
@@ -400,11 +410,15 @@ impl Builder<'_> {
     ) -> Result<(), LabError> {
         let start = Instant::now();
         let known = self.links_before(target);
+        let mut bytes = 0;
         for seed in self.link_seeds.iter().skip(1) {
             let enough = match (known, self.measuring.links) {
                 (Some(known), _) => links[0].len() >= known,
                 (None, Some(_)) => false,
-                (None, None) => links[0].len() >= LINKS[0] && start.elapsed() > self.linking,
+                (None, None) => {
+                    let dear = start.elapsed() > self.linking || bytes > self.linked_bytes;
+                    links[0].len() >= LINKS[0] && dear
+                }
             };
             if enough {
                 break;
@@ -415,6 +429,7 @@ impl Builder<'_> {
                 [&prepared.base, &prepared.head].map(|tree| self.lab.build(tree, target, *seed));
             match pair {
                 [Ok(base), Ok(head)] => {
+                    bytes += [&base, &head].map(size).iter().sum::<u64>();
                     links[0].push(base);
                     links[1].push(head);
                 }

@@ -269,6 +269,17 @@ impl std::fmt::Display for Complaint {
     }
 }
 
+/// The two links, of so many, that the processes of a side have in a round: none twice before all had their turn, and then
+/// with other neighbours.
+pub fn links_of(round: usize, links: usize) -> [usize; 2] {
+    let links = links.max(1);
+    let mut first = 2 * round;
+    if links.is_multiple_of(2) {
+        first += first / links;
+    }
+    [first % links, (first + 1) % links]
+}
+
 /// Judges what a gate run measured.
 pub fn judge(trial: &Trial, gate: &Gate, calibration: Option<&Calibration>) -> Report {
     let calibration = calibration.filter(|known| known.machine_key == trial.machine.key);

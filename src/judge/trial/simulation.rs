@@ -8,7 +8,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{FIRST_BLOCKS, LOOK_SHARES, MOST_BLOCKS, Report, judge};
+use super::{FIRST_BLOCKS, LOOK_SHARES, MOST_BLOCKS, Report, judge, links_of};
 use crate::judge::{Gate, Verdict};
 use crate::record::trial::{
     Arm, Block, Build, Code, Harness, Link, Machine, ProcessRun, Revision, Target, Trial,
@@ -180,7 +180,7 @@ pub fn aa_round(noise: Noise, benches: usize, blocks: usize, seed: u64) -> Trial
         slowed: 0,
         slower_pct: 0.0,
         blocks,
-        links: 8,
+        links: 24,
     };
     let mut session = Session::new(&scenario, seed);
     for _ in 0..blocks {
@@ -291,7 +291,7 @@ impl Session {
         } else {
             [Arm::Head, Arm::Base, Arm::Base, Arm::Head]
         };
-        let mut pair = [round % self.links, (round + 1) % self.links];
+        let mut pair = links_of(round, self.links);
         if self.rng.random() {
             pair.reverse();
         }

@@ -419,13 +419,28 @@ fn the_policy_names_the_line_of_what_is_wrong() {
 }
 
 #[test]
+fn all_links_have_their_turn_and_then_other_neighbours() {
+    for links in [1, 2, 3, 8, 24] {
+        let rounds = || (0..).map(|round| super::links_of(round, links));
+        let mut turns = vec![0; links];
+        let round_trip = rounds().take(links);
+        round_trip.flatten().for_each(|link| turns[link] += 1);
+        assert_eq!(turns, vec![2; links], "{links}");
+        let first: Vec<[usize; 2]> = rounds().take(links / 2).collect();
+        let second: Vec<[usize; 2]> = rounds().skip(links / 2).take(links / 2).collect();
+        assert!(first.iter().all(|pair| !second.contains(pair)), "{links}");
+    }
+}
+
+#[test]
 fn nothing_is_red_where_nothing_changed_and_what_matters_is_found() {
     use super::simulation::{Noise, Scenario, simulate};
-    for (noise, slower_pct, least_found) in [
-        (Noise::QUIET, 5.0, 99),
-        (Noise::SHARED, 5.0, 95),
-        (Noise::LOADED, 5.0, 70),
-        (Noise::RELINKED, 10.0, 80),
+    // Where layouts matter, some of a thousand runs are red for them: `.github/GATE.md` has the rates.
+    for (noise, slower_pct, least_found, most_false) in [
+        (Noise::QUIET, 5.0, 99, 0),
+        (Noise::SHARED, 5.0, 95, 0),
+        (Noise::LOADED, 5.0, 70, 0),
+        (Noise::RELINKED, 10.0, 80, 1),
     ] {
         let scenario = Scenario {
             noise,
@@ -433,14 +448,11 @@ fn nothing_is_red_where_nothing_changed_and_what_matters_is_found() {
             slowed: 5,
             slower_pct,
             blocks: 12,
-            links: 8,
+            links: 24,
         };
         let tally = simulate(&scenario, &Gate::default(), 1, 12);
-        assert_eq!(
-            (tally.false_alarms, tally.false_praise),
-            (0, 0),
-            "{tally:?}"
-        );
+        let false_ones = tally.false_alarms + tally.false_praise;
+        assert!(false_ones <= most_false, "{noise:?}: {tally:?}");
         assert!(
             tally.found * 100 >= tally.slowed * least_found,
             "{noise:?}: {tally:?}"
