@@ -1,19 +1,36 @@
 // Views by the address behind '#', filters, and the keyboard.
 
+// The front page as it was left for another view: it is there again at once, at the same row. Null once it is outdated.
+let front = null;
+let view = "";
+
 function render() {
   tip.hide();
   if (chart) chart.remove();
   chart = null;
   const main = $("main");
-  const [view, series] = route();
+  const leaves = view === "overview" && { nodes: [...main.children], top: scrollY, link: document.activeElement };
+  const series = route()[1];
+  view = route()[0];
+  const back = view === "overview" ? front : null;
+  front = view === "overview" ? null : leaves || front;
   const filters = document.querySelector(".filters");
   filters.hidden = view === "bench";
-  main.replaceChildren(...(view === "bench" ? benchView(series) : view === "roofline" ? roofline() : overview()));
+  main.replaceChildren(...(back ? back.nodes : view === "bench" ? benchView(series) : view === "roofline" ? roofline() : overview()));
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = (series ? series.id + " · " : "") + data.project + " · performance history";
+  return back;
+}
+
+// Goes where the address says. The focus follows where its place is gone, so that Tab goes on from there.
+function visit() {
+  const back = render();
+  scrollTo(0, back ? back.top : 0);
+  if (![document.body, $("main")].includes(document.activeElement)) return;
+  (back && back.link.isConnected ? back.link : $("main")).focus({ preventScroll: true });
 }
 
 // An address that names nothing leads to the front page.
@@ -61,6 +78,7 @@ function showFilters() {
 
 function change(what) {
   Object.assign(filter, what);
+  front = null;
   showFilters();
   render();
 }
@@ -68,7 +86,8 @@ function change(what) {
 const clearFilters = () => change({ text: "", machine: "", metric: "", moved: "all" });
 
 const KEYS = [
-  ["/", "search"], ["← →", "along the commits; with Shift by ten"], ["n p", "next and previous change"],
+  ["/", "search"], ["← →", "along the commits, or the points of a roofline; with Shift by ten"],
+  ["Home End", "first and last commit"], ["n p", "next and previous change"],
   ["Enter", "show the commit under the cursor, where its host is known"], ["l", "log or linear"], ["+ − 0", "zoom in, out, all"],
   ["t", "light or dark"], ["Esc", "back"], ["?", "this help"],
 ];
@@ -93,6 +112,7 @@ function toggleTheme() {
 
 // Canvases keep the colours that they were drawn with.
 function redraw() {
+  front = null;
   if (chart) chart.draw();
   for (const canvas of document.querySelectorAll("canvas.spark")) lazy.observe(canvas);
   for (const plot of document.querySelectorAll(".roof")) plot.paint();
@@ -146,10 +166,15 @@ $("brand").append(el("strong", null, data.project), el("span", null, "performanc
 $("keys").addEventListener("click", help);
 $("theme").addEventListener("click", toggleTheme);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { setTheme(null); redraw(); });
-addEventListener("hashchange", () => { render(); scrollTo(0, 0); });
+narrow.addEventListener("change", () => {
+  front = null;
+  if (view === "overview") render();
+});
+history.scrollRestoration = "manual";
+addEventListener("hashchange", visit);
 setTheme(kept.get("theme"));
 fillFilters();
 $("footer").append(
   el("p", null, "Changes of level are found by E-divisive with a t-test; fewer than one commit in 5,000 of a bench is falsely marked where a clock measured. "),
-  links ? el("p", null, el("a", { href: links.page, rel: "noopener noreferrer" }, links.page)) : null);
+  links ? el("p", null, el("a", { href: links.page, rel: "noopener noreferrer" }, links.page)) : "");
 render();

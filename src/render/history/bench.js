@@ -25,12 +25,13 @@ function benchView(series) {
     const before = chart;
     const others = relatives(series).filter((other) => overlaid.has(other));
     if (before) before.remove();
-    chart = new Chart([series, ...others], pick);
+    chart = new Chart([series, ...others], pick, pressRange);
     if (before && before.main === series) Object.assign(chart, { from: before.from, to: before.to, picked: before.picked });
     place.replaceChildren(chart.node);
     legend.replaceChildren(...(others.length ? [series, ...others].map((one, at) =>
       el("span", null, el("b", { style: "color:" + paint.series[at % 6] }, "● "), variantOf(one.id))) : []));
     chart.draw();
+    pressRange();
   };
   const parts = [
     heading(series),
@@ -61,14 +62,15 @@ function heading(series) {
     el("h1", null, idNode(series.id)),
     el("p.now", null, el("strong", null, figure(series.metric, series.last)), rate ? el("span", null, rate) : null,
       series.lost > 0 ? el("span.worse", null, percent(series.lost) + " against its best level") : null),
-    el("p.by", null, series.machine.key),
+    el("p.by", null, series.machine.key, lastSeen(series)),
     same.length > 1 ? el("div.chips", { role: "group", "aria-label": "Metrics and machines" }, same.map(here)) : null);
 }
 
 function explanation(series) {
   const line = { best: "the best sample", low: "the 10 % quantile of the samples, counted from the best", median: "the median of the samples" }[series.raw.statistic];
   return "Line: " + line + (series.low ? "; band: the middle half of the samples" : "") +
-    "; dashes: the mean of a level. A break is a commit where this bench was not measured. Drag to zoom, double-click to see all.";
+    "; dashes: the mean of a level. A break is a commit where this bench was not measured. " +
+    (matchMedia("(pointer: coarse)").matches ? "Touch a place to read it; + and − zoom there." : "Drag to zoom, double-click to see all.");
 }
 
 // Other variants of the same operation, type and shape, for the same machine and metric.
@@ -87,13 +89,15 @@ function tools(series, redraw) {
     type: "button", "aria-pressed": String(log === (kept.get("log") === "1")), "data-log": log ? "1" : "0",
     onclick: () => { chart.setLog(log); pressLog(); },
   }, name);
-  const range = (name, count) => el("button", { type: "button", onclick: () => chart.zoom(count ? chart.count - count : 0, chart.count - 1) }, name);
-  const others = relatives(series);
   const count = series.machine.commits.length;
+  const range = (name, from) => el("button", { type: "button", "data-from": from, onclick: () => chart.zoom(from, count - 1) }, name);
+  const zoom = (sign, name, factor) => el("button", { type: "button", "aria-label": name, onclick: () => chart.magnify(factor) }, sign);
+  const others = relatives(series);
   return el("div.tools", null,
     el("div.choice", { role: "group", "aria-label": "Scale" }, scale("Linear", false), scale("Log", true)),
     el("div.choice", { role: "group", "aria-label": "Range" },
-      [50, 200, 1000].filter((some) => some < count).map((some) => range("Last " + some, some)), range("All", 0)),
+      [50, 200, 1000].filter((some) => some < count).map((some) => range("Last " + some, count - some)), range("All", 0),
+      zoom("−", "Zoom out", 2), zoom("+", "Zoom in", 0.5)),
     others.length ? el("div.chips", { role: "group", "aria-label": "Compare with" }, el("span.quiet", null, "Compare"),
       others.map((other) => el("button.chip", {
         type: "button", "aria-pressed": "false", title: other.id,
@@ -108,6 +112,12 @@ function tools(series, redraw) {
 function pressLog() {
   for (const button of document.querySelectorAll("[data-log]")) {
     button.setAttribute("aria-pressed", String((button.dataset.log === "1") === chart.log));
+  }
+}
+
+function pressRange() {
+  for (const button of document.querySelectorAll("[data-from]")) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.from) === chart.from && chart.to === chart.count - 1));
   }
 }
 

@@ -2,18 +2,24 @@
 
 const PAD = { left: 74, right: 14, top: 26, bottom: 30 };
 
+// So near in pixels a pointer means a figure; farther from all of them it is in a gap.
+const NEAR = 12;
+
 class Chart {
   // `series` share a machine and a metric; the first is the one that the page is about.
-  constructor(series, onPick) {
+  constructor(series, onPick, onZoom) {
     this.series = series;
     this.main = series[0];
     this.machine = this.main.machine;
     this.onPick = onPick;
+    this.onZoom = onZoom;
     this.count = this.machine.commits.length;
     this.from = 0;
     this.to = this.count - 1;
     this.log = kept.get("log") === "1";
     this.cursor = -1;
+    // A cursor that a key or a finger set stays when they are lifted; a mouse takes its own along.
+    this.stays = false;
     this.picked = null;
     this.canvas = el("canvas", { "aria-hidden": "true" });
     this.above = el("canvas.above", { "aria-hidden": "true" });
@@ -37,12 +43,18 @@ class Chart {
         this.zone.style.left = Math.min(x, start) + "px";
         this.zone.style.width = Math.abs(x - start) + "px";
       }
-      this.moveTo(this.nearest(x), event.clientX, event.clientY);
+      this.follow(event);
     });
-    this.node.addEventListener("pointerleave", () => { if (start === null) this.leave(); });
+    this.node.addEventListener("pointerleave", (event) => { if (start === null && event.pointerType !== "touch") this.leave(); });
+    // The browser scrolls the page with this finger.
+    this.node.addEventListener("pointercancel", () => this.leave());
     this.node.addEventListener("pointerdown", (event) => {
-      if (event.button === 0 && event.pointerType !== "touch" && !event.target.closest("button")) start = this.offset(event);
+      if (event.button !== 0 || event.target.closest("button")) return;
+      if (event.pointerType === "touch") this.follow(event);
+      else start = this.offset(event);
     });
+    addEventListener("pointerdown", this.elsewhere = (event) => { if (!event.target.closest(".plot")) this.leave(); });
+    addEventListener("scroll", this.scrolled = () => { if (this.stays) this.point(); else this.leave(); }, { passive: true });
     addEventListener("pointerup", this.up = (event) => {
       if (start !== null && !this.zone.hidden) {
         const ends = [start, this.offset(event)].sort((a, b) => a - b).map((x) => Math.round(this.columnAt(x)));
@@ -52,12 +64,17 @@ class Chart {
       this.zone.hidden = true;
     });
     this.node.addEventListener("dblclick", () => this.zoom(0, this.count - 1));
-    this.node.addEventListener("blur", () => this.leave());
+    this.node.addEventListener("blur", (event) => {
+      // The buttons above work on the cursor.
+      if (!event.relatedTarget || !event.relatedTarget.closest(".plot")) this.leave();
+    });
   }
 
   remove() {
     this.watch.disconnect();
     removeEventListener("pointerup", this.up);
+    removeEventListener("pointerdown", this.elsewhere);
+    removeEventListener("scroll", this.scrolled);
   }
 
   offset(event) {
@@ -85,15 +102,16 @@ class Chart {
     return PAD.top + (1 - share) * this.plot.height;
   }
 
-  // The measured column nearest to a place; a gap has nothing to say.
+  // The measured column nearest to a place, or the one that was not measured there.
   nearest(x) {
-    const middle = Math.round(this.columnAt(x));
-    for (let off = 0; off < this.count; off++) {
+    const middle = Math.max(this.from, Math.min(Math.round(this.columnAt(x)), this.to));
+    const reach = (NEAR / this.plot.width) * (this.to - this.from);
+    for (let off = 0; off <= reach; off++) {
       for (const column of [middle - off, middle + off]) {
-        if (column >= this.from && column <= this.to && this.main.values[column] === this.main.values[column]) return column;
+        if (column >= this.from && column <= this.to && !Number.isNaN(this.main.values[column])) return column;
       }
     }
-    return -1;
+    return middle;
   }
 
   zoom(from, to) {
@@ -102,12 +120,15 @@ class Chart {
     if (this.to - this.from < 4) this.from = Math.max(0, this.to - 4);
     this.leave();
     this.draw();
+    this.onZoom();
   }
 
   magnify(factor) {
-    const middle = this.cursor >= 0 ? this.cursor : (this.from + this.to) / 2;
+    const { cursor, stays } = this;
+    const middle = cursor >= 0 ? cursor : (this.from + this.to) / 2;
     const half = ((this.to - this.from) * factor) / 2;
     this.zoom(Math.round(middle - half), Math.round(middle + half));
+    if (stays) this.stayAt(cursor);
   }
 
   setLog(log) {
@@ -139,42 +160,65 @@ class Chart {
       const span = this.to - this.from;
       this.zoom(...(column < this.from ? [column, column + span] : [column - span, column]));
     }
-    const box = this.node.getBoundingClientRect();
-    this.moveTo(column, box.left + this.x(column), box.top + this.y(this.main.values[column]));
+    this.node.scrollIntoView({ block: "nearest" });
+    this.stayAt(column);
   }
 
-  moveTo(column, x, y) {
-    if (column < 0) return this.leave();
-    if (column !== this.cursor) {
-      this.cursor = column;
-      this.drawCursor();
-    }
-    tip.show(x, y, ...this.describe(column));
+  stayAt(column) {
+    this.setCursor(column);
+    this.stays = true;
+    this.point();
+  }
+
+  // Shows the tip of a cursor that stays, as long as its place is on the screen.
+  point() {
+    const box = this.node.getBoundingClientRect();
+    const value = this.main.values[this.cursor];
+    const y = box.top + (Number.isNaN(value) ? this.height / 2 : this.y(value));
+    if (y < 0 || y > innerHeight) return tip.hide();
+    tip.show({ x: box.left + this.x(this.cursor), y, plot: this.node }, ...this.describe(this.cursor));
+  }
+
+  // The cursor under a pointer; on a mark, the commit that the mark is about.
+  follow(event) {
+    const mark = event.target.closest(".mark");
+    const finger = event.pointerType === "touch";
+    this.setCursor(mark ? mark.change.at : this.nearest(this.offset(event)));
+    this.stays = finger;
+    tip.show({ x: event.clientX, y: event.clientY, plot: this.node, finger }, ...this.describe(this.cursor));
+  }
+
+  setCursor(column) {
+    if (column === this.cursor) return;
+    this.cursor = column;
+    this.drawCursor();
   }
 
   leave() {
-    if (this.cursor >= 0) {
-      this.cursor = -1;
-      this.drawCursor();
-    }
+    this.setCursor(-1);
+    this.stays = false;
     tip.hide();
   }
 
   describe(column) {
     const commit = commitOf(this.machine.commits[column]);
+    const several = this.series.length > 1;
     const lines = this.series.map((series, at) => {
       const value = series.values[column];
-      const spread = series.low ? figure(series.metric, series.low[column]) + " … " + figure(series.metric, series.high[column]) : null;
+      const there = !Number.isNaN(value);
+      const spread = there && series.low ? figure(series.metric, series.low[column]) + " … " + figure(series.metric, series.high[column]) : null;
       return el("div.value", null,
-        this.series.length > 1 ? el("b.dot", { style: "color:" + paint.series[at % 6] }, "●") : null,
-        el("strong", null, Number.isNaN(value) ? "not measured" : figure(series.metric, value)),
-        spread && !Number.isNaN(value) ? el("span", null, spread) : null,
-        this.series.length > 1 ? el("em", null, variantOf(series.id)) : null);
+        several ? el("b", { style: "color:" + paint.series[at % 6] }, "●") : null,
+        there ? el("strong", null, exactFigure(series.metric, value)) : el("span", null, "not measured"),
+        several || spread ? el("span", null, spread) : null,
+        several ? el("span.variant", null, variantOf(series.id)) : null);
     });
+    const change = this.main.changes.find((one) => one.at === column);
     let rustc = "";
     for (const [at, name] of this.machine.rustc) if (at <= column) rustc = name;
     return [
-      ...lines,
+      el("div.values" + (several ? ".several" : ""), null, lines),
+      change ? movement(change) : null,
       el("div.subject", null, commit.subject),
       el("div.by", null, commit.short + (this.machine.isDirty.has(column) ? " (with changes)" : "") + " · " + day(commit.when) + " · " + commit.author),
       el("div.by", null, rustc.replace(/ \(.*/, "")),
@@ -226,7 +270,7 @@ class Chart {
       this.drawLine(context, buckets, colour);
     }
     context.restore();
-    this.placeMarks(context);
+    this.placeMarks();
     this.drawCursor();
   }
 
@@ -291,8 +335,8 @@ class Chart {
   drawLevels(context) {
     const changes = this.main.changes;
     changes.forEach((change, at) => {
-      const before = at ? changes[at - 1].at : 0;
-      const after = at + 1 < changes.length ? changes[at + 1].at : this.count - 1;
+      const before = this.main.firstColumn;
+      const after = at + 1 < changes.length ? changes[at + 1].at : this.main.lastColumn;
       const colour = change.worse ? paint.worse : paint.better;
       context.strokeStyle = paint.muted;
       context.globalAlpha = 0.55;
@@ -320,6 +364,7 @@ class Chart {
 
   // Buttons, so that a change can be clicked, reached by Tab, and read out.
   placeMarks() {
+    const focused = this.marks.contains(document.activeElement) ? document.activeElement.change : null;
     const marks = this.main.changes
       .filter((change) => change.at >= this.from && change.at <= this.to)
       .map((change) => {
@@ -327,17 +372,18 @@ class Chart {
         const mark = el("button.mark" + (change.worse ? ".worse" : ".better") + (change === this.picked ? ".picked" : ""), {
           type: "button",
           style: "left:" + this.x(change.at - 0.5) + "px",
-          title: percent(change.delta) + " at " + commit.short,
           "aria-label": "Change of " + percent(change.delta) + " at " + commit.short + ", " + commit.subject,
           onclick: () => this.onPick(change),
         }, change.delta > 0 ? "▲" : "▼");
+        mark.change = change;
         return mark;
       });
     this.marks.replaceChildren(...marks);
+    const again = focused && marks.find((mark) => mark.change === focused);
+    if (again) again.focus({ preventScroll: true });
   }
 
   drawAxes(context) {
-    context.clearRect(0, 0, this.width, this.height);
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
     context.textAlign = "right";
@@ -419,7 +465,8 @@ function ticks([least, most], log, wanted) {
   }
   const rough = (most - least) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) || 10);
+  // The nearest by ratio.
+  const step = power * ([1, 2, 5].find((factor) => factor * power * 1.42 >= rough) || 10);
   const found = [];
   for (let value = Math.ceil(least / step) * step; value <= most; value += step) found.push(value);
   return found;
@@ -427,6 +474,7 @@ function ticks([least, most], log, wanted) {
 
 // A tick needs no more digits than tell it from its neighbours.
 function tickText(metric, value) {
+  if (value === 0) return "0";
   return figure(metric, value).replace(/(\.\d*?)0+(?=\u202f)/, "$1").replace(/\.(?=\u202f)/, "");
 }
 

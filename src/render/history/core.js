@@ -45,6 +45,12 @@ function figure(metric, value) {
   return scaled(value, prefixed(metric.unit));
 }
 
+// The same with every digit of a count.
+function exactFigure(metric, value) {
+  const counted = !["ns", "B", "tok/s"].includes(metric.unit);
+  return counted && Number.isFinite(value) ? Math.round(value).toLocaleString("en") + "\u202f" + metric.unit : figure(metric, value);
+}
+
 function percent(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -96,27 +102,38 @@ const kept = {
   },
 };
 
-// A canvas that is as sharp as the screen.
+// An empty canvas that is as sharp as the screen. A size is not set again: that costs new memory and a layout.
 function fit(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * ratio);
-  canvas.height = Math.round(height * ratio);
-  canvas.style.width = width + "px";
-  canvas.style.height = height + "px";
+  const [wide, high] = [Math.round(width * ratio), Math.round(height * ratio)];
+  if (canvas.width !== wide || canvas.height !== high) {
+    Object.assign(canvas, { width: wide, height: high });
+    Object.assign(canvas.style, { width: width + "px", height: height + "px" });
+  }
   const context = canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
   return context;
 }
 
 const tip = {
-  show(x, y, ...lines) {
+  // Beside a place of a plot, where that leaves the place to be seen. On narrow screens, and under a finger, it does not:
+  // then above the plot, or below.
+  show({ x, y, plot, finger }, ...lines) {
     const node = $("tip");
     node.replaceChildren(...lines.flat(Infinity).filter(Boolean));
     node.hidden = false;
     const { width, height } = node.getBoundingClientRect();
-    const left = x + 14 + width > innerWidth ? x - 14 - width : x + 14;
-    node.style.left = Math.max(6, Math.min(left, innerWidth - width - 6)) + "px";
-    node.style.top = Math.max(6, Math.min(y + 14, innerHeight - height - 6)) + "px";
+    // Without the scroll bar, which a tip would stand under.
+    const room = document.documentElement.clientWidth;
+    const right = x + 14 + width + 6 <= room, left = x - 14 - width >= 6;
+    let place = [right ? x + 14 : x - 14 - width, y + 14];
+    if (finger || !(right || left)) {
+      const box = plot.getBoundingClientRect();
+      place = [x - width / 2, box.top - height >= 6 ? box.top - height : box.bottom];
+    }
+    node.style.left = Math.max(6, Math.min(place[0], room - width - 6)) + "px";
+    node.style.top = Math.max(6, Math.min(place[1], innerHeight - height - 6)) + "px";
   },
   hide() {
     $("tip").hidden = true;

@@ -51,11 +51,17 @@ function figuresOf(series) {
   return series.figures;
 }
 
-// The last figure, the mean since the last change, and the best mean that any level had.
+// So many bytes for an element are no arithmetic of one: such a bench counts something larger, tokens or requests, and
+// cannot be compared by its elements.
+const LARGE = 4096;
+const isArithmetic = ({ elements, bytes }) => Boolean(elements && bytes) && bytes / elements < LARGE;
+
+// The first and the last figure, the mean since the last change, and the best mean that any level had.
 for (const series of all) {
   const v = series.raw.v;
   let last = v.length - 1;
   while (last >= 0 && v[last] === null) last--;
+  series.firstColumn = v.findIndex((value) => value !== null);
   series.lastColumn = last;
   series.last = last < 0 ? NaN : v[last] * series.raw.scale;
   const levels = series.changes.map((change) => change.before[0]);
@@ -75,14 +81,14 @@ for (const series of all) {
 }
 
 // The share of what this machine's best benches reached: of the bandwidth, of the arithmetic, or of the lower of both at
-// the bench's own intensity. null where a bench tells no work.
+// the bench's own intensity. null where a bench tells no work, or work of another kind.
 function roofShare(series) {
   const { elements_per_s: peak, bytes_per_s: bandwidth } = series.machine;
   const { elements, bytes } = series.raw;
-  if (elements && bytes && peak && bandwidth) {
+  if (isArithmetic(series.raw) && peak && bandwidth) {
     return series.elementRate / Math.min(peak, (bandwidth * elements) / bytes);
   }
-  return bytes && bandwidth ? series.byteRate / bandwidth : null;
+  return !elements && bytes && bandwidth ? series.byteRate / bandwidth : null;
 }
 
 const changeCommit = (change) => commitOf(change.series.machine.commits[change.at]);

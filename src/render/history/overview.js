@@ -1,7 +1,10 @@
 // The front page: what moved last, what is far from the limit, and every bench.
 
 const FEW = 8;
-const MANY = 150;
+const MANY = 30;
+
+// Where the style makes cards of rows.
+const narrow = matchMedia("(max-width: 620px)");
 
 function overview() {
   const shown = all.filter(accepts);
@@ -179,16 +182,20 @@ function everyBench(shown) {
   const body = el("tbody");
   const table = el("table.benches", null, el("thead", null, el("tr", null, heads)), body);
   section.append(table);
-  const narrow = innerWidth < 620;
   let at = 0;
-  const more = el("button.more", { type: "button", onclick: () => add(MANY * 4) });
+  const more = el("button.more", { type: "button", onclick: () => add(MANY) });
+  // Whoever scrolls to the end gets more without asking.
+  more.paint = () => {
+    add(MANY);
+    if (at < rows.length) lazy.observe(more);
+  };
   function add(by) {
     const made = rows.slice(at, at + by).map((series) =>
       el("tr", null,
         el("td.id", null, el("a", { href: series.route }, idNode(series.id)),
-          el("span.where", null, placeOf(series))),
+          el("span.where", null, placeOf(series), lastSeen(series))),
         el("td.last", null, figure(series.metric, series.last)),
-        el("td.trend", null, el("a", { href: series.route, tabindex: "-1", "aria-hidden": "true" }, spark(series, narrow ? 96 : 170, 30))),
+        el("td.trend", null, el("a", { href: series.route, tabindex: "-1", "aria-hidden": "true" }, spark(series, narrow.matches ? 150 : 170, 30))),
         el("td.delta" + (series.change ? "" : ".still"), null, series.change ? movement(series.change) : el("span.quiet", null, "–")),
         el("td.lost", null, series.lost > 0 ? percent(series.lost) : el("span.quiet", null, "best"))));
     body.append(...made);
@@ -197,7 +204,10 @@ function everyBench(shown) {
     if (at >= rows.length) more.remove();
   }
   add(MANY);
-  if (at < rows.length) section.append(more);
+  if (at < rows.length) {
+    section.append(more);
+    lazy.observe(more);
+  }
   return section;
 }
 
@@ -206,6 +216,14 @@ function sortBy(name) {
   if (order.by === name) order.up = !order.up;
   else Object.assign(order, { by: name, up: !most });
   render();
+  document.querySelector("th." + name + " button").focus({ preventScroll: true });
+}
+
+// Since when a bench is missing, which may be gone or rare.
+function lastSeen(series) {
+  const { commits } = series.machine;
+  if (series.lastColumn < 0 || series.lastColumn === commits.length - 1) return null;
+  return " · last measured " + day(commitOf(commits[series.lastColumn]).when);
 }
 
 const machineName = (machine) => machine.cpu || machine.key;

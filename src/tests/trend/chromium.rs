@@ -16,18 +16,19 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Chromium {
+    url: String,
     child: Child,
     requests: ChildStdin,
     answers: Receiver<Value>,
     /// What the page did meanwhile.
-    pub events: Vec<Value>,
+    events: Vec<Value>,
     session: Option<String>,
     last: u64,
     _profile: TempDir,
 }
 
 /// The browser's program: `TOKGATE_CHROMIUM`, or what the system has.
-pub fn program() -> Option<PathBuf> {
+fn program() -> Option<PathBuf> {
     if let Some(path) = env::var_os("TOKGATE_CHROMIUM") {
         return Some(path.into());
     }
@@ -45,8 +46,21 @@ pub fn program() -> Option<PathBuf> {
 }
 
 impl Chromium {
+    /// A file in a browser; `None`, and it is said that the test is skipped, where there is no browser.
+    pub fn open(file: &Path) -> Option<Self> {
+        let Some(program) = program() else {
+            println!("skipped: no chromium here; install one, or name it in TOKGATE_CHROMIUM");
+            return None;
+        };
+        let mut browser = Self::start(&program);
+        browser.url = format!("file://{}", file.display());
+        browser.ask("Page.navigate", json!({"url": browser.url}));
+        browser.until("document.querySelector('main')?.children.length > 0");
+        Some(browser)
+    }
+
     /// Starts the browser with one empty tab.
-    pub fn start(program: &Path) -> Self {
+    fn start(program: &Path) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let script = r#"exec "$0" "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#;
         let mut child = Command::new("sh")
@@ -82,6 +96,7 @@ impl Chromium {
             }
         });
         let mut browser = Self {
+            url: String::new(),
             child,
             requests,
             answers,
@@ -162,6 +177,89 @@ impl Chromium {
             self.ask("Input.dispatchMouseEvent", event);
         }
     }
+
+    /// Moves the mouse.
+    pub fn hover(&mut self, x: f64, y: f64) {
+        let event = json!({"type": "mouseMoved", "x": x, "y": y});
+        self.ask("Input.dispatchMouseEvent", event);
+    }
+
+    /// Touches a place with a finger, and lifts it.
+    pub fn tap(&mut self, x: f64, y: f64) {
+        for (kind, points) in [
+            ("touchStart", json!([{"x": x, "y": y}])),
+            ("touchEnd", json!([])),
+        ] {
+            let event = json!({"type": kind, "touchPoints": points});
+            self.ask("Input.dispatchTouchEvent", event);
+        }
+    }
+
+    /// Touches the middle of the first element that matches.
+    pub fn tap_on(&mut self, selector: &str) {
+        let [left, top, right, bottom] = self.place(selector);
+        self.tap((left + right) / 2.0, (top + bottom) / 2.0);
+    }
+
+    /// Makes the screen one of a phone, with a finger instead of a mouse.
+    pub fn become_phone(&mut self) {
+        let screen = json!({"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": true});
+        self.ask("Emulation.setDeviceMetricsOverride", screen);
+        self.ask(
+            "Emulation.setTouchEmulationEnabled",
+            json!({"enabled": true}),
+        );
+        self.until("innerWidth === 390");
+    }
+
+    /// Goes to a view of the page.
+    pub fn visit(&mut self, route: &str) {
+        self.value(&format!("void (location.hash = {route:?})"));
+    }
+
+    /// Left, top, right and bottom of an element on the screen.
+    pub fn place(&mut self, selector: &str) -> [f64; 4] {
+        let place = self.value(&format!(
+            "(() => {{ const b = document.querySelector({selector:?}).getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; }})()"
+        ));
+        serde_json::from_value(place).unwrap()
+    }
+
+    /// How many pixels of the trend have the colour of its line, between two places across and down to a share of its height.
+    pub fn ink(&mut self, from: f64, to: f64, share: f64) -> u64 {
+        // A copy, because Chromium warns of reading twice from a canvas that is made to be looked at.
+        let ink = self.value(&format!(
+            "(() => {{ const c = document.querySelector('.chart canvas'); const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', {{willReadFrequently: true}}); copy.drawImage(c, 0, 0); const pixels = copy.getImageData({from}, 0, {to} - {from}, c.height * {share}).data; let ink = 0; for (let at = 0; at < pixels.length; at += 4) if (pixels[at + 3] > 100 && pixels[at + 2] > pixels[at] + 100) ink++; return ink; }})()"
+        ));
+        ink.as_u64().unwrap()
+    }
+
+    /// Nothing was fetched but the file, nothing was said on the console, nothing was thrown.
+    pub fn was_silent(&mut self) {
+        for event in &self.events {
+            let parameters = &event["params"];
+            match event["method"].as_str().unwrap_or_default() {
+                "Network.requestWillBeSent" => {
+                    let loaded = parameters["request"]["url"].as_str().unwrap();
+                    let own = loaded.starts_with(&self.url) || loaded.starts_with("data:");
+                    assert!(own, "{loaded}");
+                }
+                "Runtime.exceptionThrown" | "Runtime.consoleAPICalled" | "Log.entryAdded" => {
+                    panic!("{parameters}");
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(
+            self.value("performance.getEntriesByType('resource').length"),
+            0
+        );
+    }
+}
+
+/// Where one of so many commits is across a trend of this width that shows all: `PAD` of `chart.js` is left free.
+pub fn column(width: f64, commit: usize, commits: usize) -> f64 {
+    74.0 + (width - 74.0 - 14.0) * commit as f64 / (commits - 1) as f64
 }
 
 impl Drop for Chromium {

@@ -6,14 +6,12 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::repository::{CLOCK, COMMITS, COUNTS, HOSTILE, Repository, SLOWED, SLOWED_AT};
+use crate::repository::{CLOCK, COMMITS, COUNTS, HOSTILE, Repository, SLOWED, SLOWED_AT, divided};
 
 /// The data in a page, as the page's own script finds them.
 fn data(page: &Path) -> Value {
     let text = fs::read_to_string(page).unwrap();
-    let begin = "<script type=\"application/json\" id=\"data\">";
-    let inside = text.split_once(begin).unwrap().1;
-    serde_json::from_str(inside.split_once("</script>").unwrap().0).unwrap()
+    serde_json::from_str(divided(&text)[1]).unwrap()
 }
 
 fn machine<'a>(data: &'a Value, key: &str) -> &'a Value {

@@ -4,4 +4,6 @@ mod browser;
 mod chromium;
 mod foreign;
 mod history;
+mod hover;
+mod long;
 mod repository;

@@ -153,6 +153,15 @@ impl Repository {
     }
 }
 
+/// A page before its data, the data, and what comes after them.
+pub fn divided(page: &str) -> [&str; 3] {
+    let begin = "<script type=\"application/json\" id=\"data\">";
+    let start = page.find(begin).unwrap() + begin.len();
+    let (before, rest) = page.split_at(start);
+    let (data, after) = rest.split_at(rest.find("</script>").unwrap());
+    [before, data, after]
+}
+
 /// What a commit's baselines say, by path.
 fn baselines(commit: usize) -> BTreeMap<String, String> {
     let (time, count) = (run("bench", commit), run("icount", commit));
