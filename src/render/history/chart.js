@@ -210,7 +210,7 @@ class Chart {
       return el("div.value", null,
         several ? el("b", { style: "color:" + paint.series[at % 6] }, "●") : null,
         there ? el("strong", null, exactFigure(series.metric, value)) : el("span", null, "not measured"),
-        several || spread ? el("span", null, spread) : null,
+        several || spread ? el("span", null, !several && "middle half ", spread) : null,
         several ? el("span.variant", null, variantOf(series.id)) : null);
     });
     const change = this.main.changes.find((one) => one.at === column);

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 
-// el("a.name", { href: "#/" }, "text", other) makes an element; children are texts or nodes, null is left out.
+// el("a.name", { href: "#/" }, "text", other) makes an element; children are texts or nodes; null and false are left out.
 function el(kind, attributes, ...children) {
   const [tag, ...classes] = kind.split(".");
   const made = document.createElement(tag);
@@ -14,7 +14,7 @@ function el(kind, attributes, ...children) {
     else made.setAttribute(name, value === true ? "" : value);
   }
   for (const child of children.flat(Infinity)) {
-    if (child === null || child === undefined) continue;
+    if (child === null || child === undefined || child === false) continue;
     made.append(child instanceof Node ? child : document.createTextNode(String(child)));
   }
   return made;
