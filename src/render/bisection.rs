@@ -116,7 +116,7 @@ pub struct Verified {
     pub probability: f64,
     /// The step.
     pub effect: Percent,
-    /// Whether that was enough.
+    /// Whether that and all other measurements together were enough.
     pub verified: bool,
 }
 

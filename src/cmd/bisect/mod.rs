@@ -222,7 +222,8 @@ impl Driver<'_> {
     }
 
     fn search(&mut self, at: usize, workbench: &mut dyn Workbench) -> anyhow::Result<Ending> {
-        let (mut search, mut position) = replay(&self.state.stages[at], self.settings);
+        let (mut search, mut position) =
+            replay(&self.state.stages[at], of_stage(self.settings, at));
         loop {
             let request = match search.step(self.state.spent.costs()) {
                 Step::Done(ending) => return Ok(ending),
@@ -306,6 +307,15 @@ impl Driver<'_> {
     }
 }
 
+/// The settings of the stage `at`. All figures are relative to the good end of the first stage; what a branch began from
+/// may be as slow as what came after it, for all that is known.
+fn of_stage(settings: Settings, at: usize) -> Settings {
+    Settings {
+        reference: settings.reference.filter(|_| at == 0),
+        ..settings
+    }
+}
+
 /// A search that has seen what `stage` holds, and how many events those are.
 fn replay(stage: &Stage, settings: Settings) -> (Search, usize) {
     let mut search = Search::new(&vec![1.0; stage.commits.len()], settings);
@@ -374,7 +384,7 @@ fn report(
     ending: &Ending,
 ) -> anyhow::Result<Bisection> {
     let stage = &state.stages[at];
-    let (search, _) = replay(stage, settings);
+    let (search, _) = replay(stage, of_stage(settings, at));
     let suspect = |position: usize, probability: f64| -> anyhow::Result<Suspect> {
         let commit = stage.id(position).to_owned();
         let (by, subject) = history::describe(root, &commit)?;

@@ -220,7 +220,8 @@ fn information(posterior: &Posterior, outcome: &Outcome, links: &Links, request:
 /// the second has the probability `p`.
 fn two_normals(p: f64, low: (f64, f64), high: (f64, f64)) -> f64 {
     const STEPS: usize = 40;
-    if p <= 1e-9 || p >= 1.0 - 1e-9 {
+    // There is less than a thousandth of a nat left to learn.
+    if p <= 1e-4 || p >= 1.0 - 1e-4 {
         return 0.0;
     }
     if (high.0 - low.0).abs() > 8.0 * (low.1 + high.1) {

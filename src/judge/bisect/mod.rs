@@ -14,7 +14,8 @@
 //! `b` is what the layout of one link does to the code: it does not go away by measuring that link again, only by
 //! linking again. `e` is the noise of one measurement.
 //!
-//! PRIORS. `μ` is flat. `δ` is positive; half of a normal distribution whose width is one of [`EFFECT_SCALES`], all
+//! PRIORS. `μ` is close to 0 where figures are ratios to a link of the good end ([`Settings::reference`]), and flat
+//! otherwise. `δ` is positive; half of a normal distribution whose width is one of [`EFFECT_SCALES`], all
 //! equally likely. `σ` and `τ` are spread evenly over the logarithms of a grid ([`Noise`]). `k` is uniform over the
 //! commits, or by weights; "nothing became slower" has [`PRIOR_NONE`].
 //!
@@ -22,12 +23,13 @@
 //! estimate of the noise is ever taken for the truth. Commits that were not measured between two that were share their
 //! probability by their prior; so do commits that cannot be built, which is how a culprit among them is not lost.
 //!
-//! COURSE ([`Search`]). Both ends first, until they differ by [`Settings::ends`], or cannot differ by what would
+//! COURSE ([`Search`]). Both ends first, until they differ with the probability [`Settings::ends`], or cannot differ by what would
 //! matter. Then whatever measurement has the largest expected information about `k` for its cost: another link and
-//! another commit cost more than another run. It ends when the smallest set of commits that holds
-//! [`Settings::confidence`] is a single one, or several that cannot be told apart because all but the last do not
-//! build. That commit and the one before it are then linked anew, and the step between them is judged from these links
-//! alone; if it is not there, the search goes on.
+//! another commit cost more than another run. When a single
+//! commit, or several that cannot be told apart because all but the last do not build, has all but twice the doubt that
+//! [`Settings::confidence`] leaves, it and the one before it are linked anew. They bear it out if the step between them
+//! is as probable from these links alone, and the commit has all but a fifth of that doubt from everything; if another
+//! becomes likelier, the search goes on. Without other links, it ends at the confidence.
 //!
 //! Everything is a function of the measurements in their order: a search is resumed by showing them to it again.
 

@@ -142,20 +142,25 @@ pub struct Effect {
 
 impl Posterior {
     /// The posterior of `links`. `prior` weighs positions, the first being "none"; `hyper` weighs the grid of `noise`,
-    /// evenly if it is `None`; `effects` are equally likely.
+    /// evenly if it is `None`; `effects` are equally likely. With a `reference`, figures are relative to a link of the
+    /// good end, which is off the level of its commit by its layout and by something of this standard deviation.
     pub(super) fn of(
         links: &Links,
         prior: &[f64],
         noise: Noise,
         hyper: Option<&[f64]>,
         effects: &[EffectPrior],
+        reference: Option<f64>,
     ) -> Self {
         let grid = noise.grid();
         let centre = links.values().map(|link| link.mean).sum::<f64>() / links.len().max(1) as f64;
         let sums = Sums::of(links, centre);
         let tables: Vec<Table> = grid
             .iter()
-            .map(|&(sigma, tau)| Table::of(&sums, sigma, tau))
+            .map(|&(sigma, tau)| {
+                let known = reference.map(|off| (-centre, tau * tau + off * off));
+                Table::of(&sums, sigma, tau, known)
+            })
             .collect();
         let spans = spans(links, prior);
 
@@ -175,6 +180,11 @@ impl Posterior {
             .collect();
         let best = rough.iter().copied().fold(f64::NEG_INFINITY, f64::max);
 
+        // The mass that the cut at zero leaves of each prior is the same at every grid point.
+        let effects: Vec<(EffectPrior, f64)> = effects
+            .iter()
+            .map(|effect| (*effect, log_normal_cdf(effect.mean / effect.deviation)))
+            .collect();
         let mut none = 0.0;
         let mut found = Vec::new();
         let mut mass = vec![0.0; spans.len()];
@@ -189,15 +199,20 @@ impl Posterior {
             none += here;
             of_grid[at] += here;
             for (gap, (a, b)) in table.splits(&spans).enumerate() {
-                for effect in effects {
+                for &(effect, uncut) in &effects {
                     let (own, precision) = (effect.precision(), a + effect.precision());
                     let mean = (b + effect.mean * own) / precision;
                     let deviation = 1.0 / precision.sqrt();
-                    let log = level
+                    let whole = level
                         + 0.5 * (own / precision).ln()
                         + 0.5 * (precision * mean * mean - own * effect.mean * effect.mean)
-                        + log_normal_cdf(mean / deviation)
-                        - log_normal_cdf(effect.mean / effect.deviation);
+                        - uncut;
+                    // The tail of the normal distribution, which takes the time, can only make it less. Twice, because
+                    // a narrow likelihood may leave the best piece far below the best point.
+                    if whole < -2.0 * NEGLIGIBLE {
+                        continue;
+                    }
+                    let log = whole + log_normal_cdf(mean / deviation);
                     let share = spans[gap].1 * log.exp() / effects.len() as f64;
                     mass[gap] += share;
                     of_grid[at] += share;
@@ -393,11 +408,19 @@ struct Table {
 }
 
 impl Table {
-    fn of(sums: &Sums, sigma: f64, tau: f64) -> Self {
+    /// The sums of the measurements and of `known`, the good end's level as its reference tells it: mean, variance.
+    fn of(sums: &Sums, sigma: f64, tau: f64, known: Option<(f64, f64)>) -> Self {
         let (noise, layout) = (sigma * sigma, tau * tau);
         let (mut weight, mut first, mut second) = (0.0, 0.0, 0.0);
         let mut logs = -sums.within.0 * sigma.ln() - 0.5 * sums.within.1 / noise;
-        let mut upto: Vec<(usize, f64, f64)> = Vec::with_capacity(sums.alike.len());
+        let mut upto: Vec<(usize, f64, f64)> = Vec::with_capacity(sums.alike.len() + 1);
+        if let Some((mean, variance)) = known {
+            weight += 1.0 / variance;
+            first += mean / variance;
+            second += mean * mean / variance;
+            logs -= 0.5 * variance.ln();
+            upto.push((0, weight, first));
+        }
         for &(commit, runs, [count, mean, square]) in &sums.alike {
             let variance = layout + noise / f64::from(runs);
             weight += count / variance;
@@ -445,14 +468,16 @@ impl Table {
 
     /// What would be predicted of a commit before and after the culprit, for each span that the culprit may be in.
     fn gaps(&self, spans: &[(usize, f64)], pieces: &[Piece]) -> Vec<Gap> {
+        let mut sums = vec![(0.0, 0.0); spans.len()];
+        for piece in pieces {
+            let (share, effect) = &mut sums[piece.gap];
+            *share += piece.share;
+            *effect += piece.share * piece.mean.max(0.0);
+        }
         let gap = |gap: usize, last: usize, (a, b): (f64, f64)| {
-            let own = || pieces.iter().filter(move |piece| piece.gap == gap);
-            let share: f64 = own().map(|piece| piece.share).sum();
+            let (share, sum) = sums[gap];
             let effect = if share > 0.0 {
-                own()
-                    .map(|piece| piece.share * piece.mean.max(0.0))
-                    .sum::<f64>()
-                    / share
+                sum / share
             } else {
                 (b / (a + 100.0)).max(0.0)
             };

@@ -8,7 +8,8 @@ use super::model::{Effect, EffectPrior, Link, Links, Noise, PRIOR_NONE, Posterio
 /// What a search is to reach, and what it may spend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// The posterior probability at which commits are accused.
+    /// The posterior probability at which commits are named. Where fresh links can be had, they are called for when
+    /// twice the doubt is left, and have to leave a fifth of it.
     pub confidence: f64,
     /// The probability that the ends differ from which on the commits between them are measured.
     pub ends: f64,
@@ -18,9 +19,12 @@ pub struct Settings {
     pub noise: Noise,
     /// Whether another link of a commit can be had.
     pub relinks: bool,
-    /// The fewest runs of each end: figures that agree by chance are no proof of a quiet machine.
+    /// How far, beside its layout, the level that figures are relative to may be from the good end's: a standard
+    /// deviation. `None` if they are not relative to a link of the good end.
+    pub reference: Option<f64>,
+    /// The fewest runs of the bad end: figures that agree by chance are no proof of a quiet machine.
     pub least_end_runs: u32,
-    /// The most runs of each end before the search gives up on a difference between them.
+    /// The most runs of the bad end before the search gives up on a difference between them.
     pub most_end_runs: u32,
     /// The most fresh links of the culprit and of its parent.
     pub most_fresh_links: u32,
@@ -33,10 +37,14 @@ impl Settings {
     pub const fn of(noise: Noise) -> Self {
         Self {
             confidence: 0.95,
-            ends: 0.8,
+            ends: 0.6,
             least_effect: 0.01,
             noise,
             relinks: matches!(noise, Noise::Clocked),
+            reference: match noise {
+                Noise::Clocked => Some(REFERENCE_OFF),
+                Noise::Counted => None,
+            },
             least_end_runs: match noise {
                 Noise::Clocked => 5,
                 Noise::Counted => 1,
@@ -44,6 +52,31 @@ impl Settings {
             most_end_runs: 48,
             most_fresh_links: 24,
             most_runs: 2000,
+        }
+    }
+
+    /// The probability at which fresh links are called for: twice the doubt is left. The search goes on from there
+    /// with the links that tell the most, so that to wait for more before them only costs runs.
+    fn suspicion(&self) -> f64 {
+        if self.relinks {
+            (1.0 - 2.0 * (1.0 - self.confidence)).max(0.5)
+        } else {
+            self.confidence
+        }
+    }
+
+    /// The probability, of all measurements, that fresh links have to raise a suspect to: a fifth of the doubt is left.
+    /// A commit that is called verified is told to people, who will not measure again.
+    fn certainty(&self) -> f64 {
+        1.0 - 0.2 * (1.0 - self.confidence)
+    }
+
+    /// How often the good end is measured beside so many runs of the bad one: half as often where figures are relative
+    /// to it, because they tell where it is.
+    fn good_runs(&self, bad: u32) -> u32 {
+        match self.reference {
+            Some(_) => bad.div_ceil(2),
+            None => bad,
         }
     }
 }
@@ -140,7 +173,7 @@ pub struct Verification {
     pub probability: f64,
     /// By how much.
     pub effect: Effect,
-    /// Whether the probability reached the confidence.
+    /// Whether that and the probability of the culprit from all measurements are enough.
     pub verified: bool,
 }
 
@@ -159,6 +192,11 @@ pub struct Search {
     before: Option<Posterior>,
     ending: Option<Ending>,
 }
+
+/// [`Settings::reference`] of a clock. The linker's own order of sections, which the reference has, need not be an
+/// average one. Half a percent is as good as knowing the level where the noise is 2 %, and leaves two layouts that
+/// differ by 1 % possible.
+const REFERENCE_OFF: f64 = 0.005;
 
 /// How often a culprit may fail its verification before that is the answer.
 const MOST_ATTEMPTS: u32 = 3;
@@ -187,7 +225,7 @@ impl Search {
         let prior: Vec<f64> = [PRIOR_NONE].into_iter().chain(scaled).collect();
         let links = Links::new();
         Self {
-            posterior: posterior_of(&links, &prior, settings.noise),
+            posterior: posterior_of(&links, &prior, settings),
             unbuildable: vec![false; prior.len()],
             prior,
             settings,
@@ -234,7 +272,7 @@ impl Search {
             return Step::Done(ending.clone());
         }
         let request = match self.phase {
-            Phase::Ends => self.either(costs, [(0, 0), (self.last(), 0)]),
+            Phase::Ends => self.end(costs),
             Phase::Commits => {
                 let field = Field {
                     links: &self.links,
@@ -298,7 +336,7 @@ impl Search {
     }
 
     fn advance(&mut self) {
-        self.posterior = posterior_of(&self.links, &self.prior, self.settings.noise);
+        self.posterior = posterior_of(&self.links, &self.prior, self.settings);
         match self.phase {
             Phase::Ends => self.after_end(),
             Phase::Commits => self.after_commit(),
@@ -310,8 +348,8 @@ impl Search {
     }
 
     fn after_end(&mut self) {
-        let runs = [0, self.last()].map(|end| self.runs_of(end, 0));
-        if runs[0] != runs[1] || runs[0] < self.settings.least_end_runs {
+        let [good, bad] = [0, self.last()].map(|end| self.runs_of(end, 0));
+        if bad < self.settings.least_end_runs || good < self.settings.good_runs(bad) {
             return;
         }
         let none = self.posterior.of[0];
@@ -323,7 +361,7 @@ impl Search {
             self.ending = Some(Ending::Reversed);
         } else if self.is_too_small() {
             self.ending = Some(self.no_difference());
-        } else if runs[0] >= self.settings.most_end_runs {
+        } else if bad >= self.settings.most_end_runs {
             let effect = self.posterior.effect();
             self.ending = Some(Ending::EndsUndecided { none, effect });
         }
@@ -354,7 +392,7 @@ impl Search {
             )
         };
         let links: Links = self.links.iter().map(negated).collect();
-        let reversed = posterior_of(&links, &self.prior, self.settings.noise);
+        let reversed = posterior_of(&links, &self.prior, self.settings);
         1.0 - reversed.of[0] >= REVERSED
     }
 
@@ -375,7 +413,7 @@ impl Search {
     fn after_commit(&mut self) {
         let group = self.likeliest();
         let doubtful = self.posterior.of[0] > 1.0 - self.settings.ends;
-        if group.probability < self.settings.confidence || doubtful {
+        if group.probability < self.settings.suspicion() || doubtful {
             if self.posterior.of[0] >= self.settings.confidence || self.is_too_small() {
                 self.ending = Some(self.no_difference());
             }
@@ -422,11 +460,10 @@ impl Search {
             return;
         };
         let group = self.likeliest();
-        let holds = group.culprit == culprit && group.probability >= self.settings.confidence;
         let lost = group.culprit != culprit || group.probability < 0.5 * self.settings.confidence;
         let used_up = verification.links >= self.settings.most_fresh_links
             || (lost && self.attempts >= MOST_ATTEMPTS);
-        if used_up || (verification.verified && holds) {
+        if used_up || verification.verified {
             self.ending = Some(Ending::Found(self.answer()));
         } else if lost {
             self.phase = Phase::Commits;
@@ -434,7 +471,8 @@ impl Search {
         }
     }
 
-    /// What the fresh links of the verification say; the noise is known from everything before them.
+    /// What the fresh links of the verification say; the noise is known from everything before them. They bear the
+    /// culprit out if they alone would raise a suspicion, and it is certain with everything else.
     fn verification(&self) -> Option<Verification> {
         let Phase::Verification {
             culprit,
@@ -459,20 +497,23 @@ impl Search {
         let known = self.before.as_ref()?;
         let (even, noise) = ([0.5, 0.5], self.settings.noise);
         let expected = EffectPrior::of(known.effect_at(culprit));
-        let seen = Posterior::of(&news, &even, noise, Some(known.hyper()), &expected);
+        let seen = Posterior::of(&news, &even, noise, Some(known.hyper()), &expected, None);
         let unbiased = Posterior::of(
             &news,
             &even,
             noise,
             Some(known.hyper()),
             &EffectPrior::general(),
+            None,
         );
+        let group = self.likeliest();
+        let certain = group.culprit == culprit && group.probability >= self.settings.certainty();
         let probability = seen.of[1];
         Some(Verification {
             links,
             probability,
             effect: unbiased.effect(),
-            verified: probability >= self.settings.confidence,
+            verified: certain && probability >= self.settings.suspicion(),
         })
     }
 
@@ -508,25 +549,39 @@ impl Search {
         links.map(|(_, link)| link.runs).sum()
     }
 
+    /// The next measurement of the ends: the bad one, unless the good one is behind.
+    fn end(&self, costs: Costs) -> Request {
+        let [good, bad] = [0, self.last()].map(|end| self.runs_of(end, 0));
+        let behind = self.settings.good_runs(bad).saturating_sub(good);
+        if behind > 0 {
+            self.another(0, 0, behind)
+        } else {
+            self.another(self.last(), 0, self.runs_a_link(costs))
+        }
+    }
+
     /// The next measurement of two commits that are measured alike, each from a link on: the less measured one.
     fn either(&self, costs: Costs, sides: [(usize, u32); 2]) -> Request {
         let runs = sides.map(|(commit, from)| self.runs_of(commit, from));
         let (commit, from) = sides[usize::from(runs[1] < runs[0])];
-        let newest = self
-            .links
-            .range((commit, from)..=(commit, u32::MAX))
-            .next_back();
-        let link = match newest {
-            None => from,
-            Some(((_, link), _)) if self.settings.relinks => link + 1,
-            Some(((_, link), _)) => *link,
-        };
         // The second side catches up with the first, so that both are measured alike.
         let behind = runs[0].abs_diff(runs[1]);
         let runs = if behind > 0 {
             behind
         } else {
             self.runs_a_link(costs)
+        };
+        self.another(commit, from, runs)
+    }
+
+    /// `runs` of the link after those of `commit` that were measured, counted from link `from`, or of the same one
+    /// where there is no other.
+    fn another(&self, commit: usize, from: u32, runs: u32) -> Request {
+        let links = self.links.range((commit, from)..=(commit, u32::MAX));
+        let link = match links.last() {
+            None => from,
+            Some(((_, link), _)) if self.settings.relinks => link + 1,
+            Some(((_, link), _)) => *link,
         };
         Request { commit, link, runs }
     }
@@ -554,6 +609,14 @@ struct Group {
     probability: f64,
 }
 
-fn posterior_of(links: &Links, prior: &[f64], noise: Noise) -> Posterior {
-    Posterior::of(links, prior, noise, None, &EffectPrior::general())
+fn posterior_of(links: &Links, prior: &[f64], settings: Settings) -> Posterior {
+    let effects = EffectPrior::general();
+    Posterior::of(
+        links,
+        prior,
+        settings.noise,
+        None,
+        &effects,
+        settings.reference,
+    )
 }

@@ -71,6 +71,8 @@ struct Place {
     offsets: BTreeMap<(usize, u32), f64>,
     tried: Vec<bool>,
     rng: StdRng,
+    /// The offset of the link that all figures are relative to.
+    reference: f64,
 }
 
 impl Place {
@@ -84,6 +86,9 @@ impl Place {
             let length = rng.random_range(1..=7);
             broken[from..(from + length).min(n)].fill(true);
         }
+        // From a generator of its own: without layouts, the other draws are what they would be without it.
+        let mut own = StdRng::seed_from_u64(!seed);
+        let reference = world.layout * normal(&mut own);
         Self {
             world,
             truth,
@@ -91,12 +96,8 @@ impl Place {
             offsets: BTreeMap::new(),
             tried: vec![false; n + 1],
             rng,
+            reference,
         }
-    }
-
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.rng.random::<f64>()).ln()).sqrt();
-        radius * (std::f64::consts::TAU * self.rng.random::<f64>()).cos()
     }
 
     fn level(&self, commit: usize) -> f64 {
@@ -111,18 +112,18 @@ impl Place {
         let offset = match self.offsets.get(&(commit, link)) {
             Some(offset) => *offset,
             None => {
-                let offset = self.world.layout * self.normal();
+                let offset = self.world.layout * normal(&mut self.rng);
                 self.offsets.insert((commit, link), offset);
                 offset
             }
         };
-        let noise = self.world.noise * self.normal();
+        let noise = self.world.noise * normal(&mut self.rng);
         let burst = if self.rng.random_bool(self.world.bursts) {
             -0.1 * (1.0 - self.rng.random::<f64>()).ln()
         } else {
             0.0
         };
-        self.level(commit) + offset + noise + burst
+        self.level(commit) - self.reference + offset + noise + burst
     }
 
     /// Whether nobody can tell the culprit from `accused`: all commits between them do not build.
@@ -135,6 +136,12 @@ impl Place {
     fn builds(&self) -> u32 {
         self.tried.iter().filter(|tried| **tried).count() as u32
     }
+}
+
+/// A draw from the standard normal distribution.
+fn normal(rng: &mut StdRng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
 
 /// Searches a history of `world` made from `seed`.
@@ -223,7 +230,7 @@ fn conditional(search: &Search, parent: usize, culprit: usize) -> f64 {
 /// skipped for its nearest neighbour.
 pub fn git_bisect(world: World, runs_a_step: u32, seed: u64) -> Outcome {
     let mut place = Place::new(world, seed);
-    let middle = 0.5 * world.slower.ln_1p();
+    let middle = 0.5 * world.slower.ln_1p() - place.reference;
     let (mut good, mut bad) = (0, world.commits);
     let mut runs = 0;
     loop {

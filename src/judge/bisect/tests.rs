@@ -116,6 +116,26 @@ fn a_layout_is_not_measured_away() {
 }
 
 #[test]
+fn the_good_end_is_measured_less_where_figures_are_relative_to_it() {
+    let good_runs = |reference| {
+        let settings = Settings {
+            reference,
+            ..clocked()
+        };
+        let mut search = Search::new(&[1.0; 8], settings);
+        let asked = (0..8).map(|run| {
+            let Step::Measure(request) = search.step(FREE) else {
+                panic!("the ends are not told apart")
+            };
+            search.observe(request.commit, request.link, &[0.01 * f64::from(run % 3)]);
+            request
+        });
+        asked.filter(|request| request.commit == 0).count()
+    };
+    assert_eq!([good_runs(None), good_runs(Some(0.005))], [4, 3]);
+}
+
+#[test]
 fn the_culprit_is_found_in_noise_and_nobody_is_accused_of_nothing() {
     // 25 histories each; the example counts thousands.
     let count = |world, right: &mut u32, runs: &mut u32, accused: &mut u32| {
