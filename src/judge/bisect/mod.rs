@@ -23,13 +23,13 @@
 //! estimate of the noise is ever taken for the truth. Commits that were not measured between two that were share their
 //! probability by their prior; so do commits that cannot be built, which is how a culprit among them is not lost.
 //!
-//! COURSE ([`Search`]). Both ends first, until they differ with the probability [`Settings::ends`], or cannot differ by what would
-//! matter. Then whatever measurement has the largest expected information about `k` for its cost: another link and
-//! another commit cost more than another run. When a single
-//! commit, or several that cannot be told apart because all but the last do not build, has all but twice the doubt that
-//! [`Settings::confidence`] leaves, it and the one before it are linked anew. They bear it out if the step between them
-//! is as probable from these links alone, and the commit has all but a fifth of that doubt from everything; if another
-//! becomes likelier, the search goes on. Without other links, it ends at the confidence.
+//! COURSE ([`Search`]). Both ends first, until they differ with the probability [`Settings::ends`], or cannot differ by
+//! what would matter. Then whatever measurement has the largest expected information about `k` for its cost: another link
+//! and another commit cost more than another run. When a single commit, or several that cannot be told apart because all
+//! but the last do not build, has all but twice the doubt that [`Settings::confidence`] leaves, it and the one before it
+//! are linked anew. They bear it out if the step between them is as probable from these links alone, and the commit has
+//! all but a fifth of that doubt from everything; if another becomes likelier, the search goes on. Without other links, it
+//! ends at the confidence.
 //!
 //! Everything is a function of the measurements in their order: a search is resumed by showing them to it again.
 
