@@ -218,12 +218,14 @@ impl<'a> Engine<'a> {
     /// Learns from a pass over `texts` texts and no prompt, which took so long.
     fn settle(&mut self, texts: usize, seconds: f64) {
         let rows: usize = self.places.iter().map(|place| place.outcome.rows).sum();
+        let stood = self.places.iter().map(|place| place.outcome.accepted);
+        let stood: usize = stood.sum();
         if rows == 0 {
             self.costs.plain(texts, seconds);
         }
         let extra = match rows {
             0 => 0.0,
-            _ => self.costs.extra(texts, seconds) / rows as f64,
+            _ => self.costs.extra(texts, stood, seconds) / rows as f64,
         };
         let caught_up = self.places.iter().any(|place| place.outcome.caught_up);
         for place in &mut self.places {
