@@ -338,6 +338,19 @@ impl Client {
                 asked => return asked,
             }
         }
+        self.connect(CONNECT)?.ask(request, most, deadline)
+    }
+
+    /// Connects within `limit` if there is no connection yet, so that the next request finds one. That it could not is
+    /// for the request to say, which tries again.
+    pub fn connect_ahead(&self, limit: Duration) {
+        let mut idle = self.idle();
+        if !idle.as_ref().is_some_and(Connection::is_open) {
+            *idle = self.connect(limit).ok();
+        }
+    }
+
+    fn connect(&self, limit: Duration) -> Result<Connection, HttpError> {
         let found = match self.found.get() {
             Some(found) => found,
             None => {
@@ -345,7 +358,7 @@ impl Client {
                 self.found.get_or_init(|| found)
             }
         };
-        Connection::open(found)?.ask(request, most, deadline)
+        Connection::open(found, limit)
     }
 
     fn keep(&self, response: Response) {
@@ -420,4 +433,41 @@ fn is_broken(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_made_ahead_serves_the_next_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = Client::new("127.0.0.1", port).unwrap();
+        client.connect_ahead(CONNECT);
+        // It is there although nobody has asked for anything.
+        let (mut stream, _) = listener.accept().unwrap();
+        client.connect_ahead(CONNECT);
+        let server = thread::spawn(move || {
+            let mut seen = [0; 1024];
+            assert!(stream.read(&mut seen).unwrap() > 0);
+            let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+            stream.write_all(answer).unwrap();
+        });
+        let limit = Duration::from_secs(20);
+        assert_eq!(client.model(limit), Ok(Model::default()));
+        server.join().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "it was the only one");
+
+        // The request tells of a server that is gone, and not what came before it.
+        drop(listener);
+        client.connect_ahead(CONNECT);
+        let asked = client.model(limit);
+        assert!(matches!(asked, Err(Failure::NoConnection(_))), "{asked:?}");
+    }
 }

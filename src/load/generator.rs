@@ -31,6 +31,9 @@ const STACK: usize = 512 << 10;
 /// How often a wait looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long before a request is due its connection is looked after: a server may end one that waits for seconds.
+const CONNECT_AHEAD: Duration = Duration::from_millis(200);
+
 /// Connections in a row, for each stream, that may find nobody before the server is taken for dead.
 const PATIENCE: usize = 3;
 
@@ -293,6 +296,13 @@ impl Crew {
             let free = Instant::now();
             // Ready before it is due, so that it is sent when it is.
             let bytes = self.plan.bytes(request);
+            if !self.sleep_until(arrival.checked_sub(CONNECT_AHEAD).unwrap_or(free)) {
+                return;
+            }
+            let left = arrival.saturating_duration_since(Instant::now());
+            if left >= TICK {
+                client.connect_ahead(left - TICK / 2);
+            }
             if !self.sleep_until(arrival) || events.send(Event::Sends).is_err() {
                 return;
             }

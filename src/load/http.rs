@@ -155,14 +155,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the first of `addresses` that takes it.
+    /// Connects to the first of `addresses` that takes it within `limit`.
     ///
     /// # Errors
     /// [`HttpError::NoConnection`].
-    pub fn open(addresses: &[SocketAddr]) -> Result<Self, HttpError> {
+    pub fn open(addresses: &[SocketAddr], limit: Duration) -> Result<Self, HttpError> {
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "no such host");
         for address in addresses {
-            match TcpStream::connect_timeout(address, CONNECT) {
+            match TcpStream::connect_timeout(address, limit) {
                 Ok(stream) => {
                     stream.set_nodelay(true)?;
                     return Ok(Self {

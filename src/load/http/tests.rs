@@ -77,7 +77,7 @@ fn body_of(bytes: &'static str, limit: u64) -> io::Result<(String, bool)> {
         // The connection stays until the client has looked at it.
         (stream, listener)
     });
-    let connection = Connection::open(&[address]).unwrap();
+    let connection = Connection::open(&[address], CONNECT).unwrap();
     let request = Address::new("a", 1).unwrap().request("GET", "/", None, "");
     let deadline = Instant::now() + Duration::from_secs(20);
     let asked = connection.ask(&request, limit, deadline);
