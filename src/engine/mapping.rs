@@ -2,6 +2,11 @@
 //!
 //! WHY mapping: a model is usable the moment its header has been read, several processes share its pages, and memory
 //! that is short is given back without being written anywhere. The price is the caveat of [`Mapping::open`].
+//!
+//! WHY huge pages: a token reads weights all over the file, whose pages of 4 KiB cost one look-up each. Where the file system
+//! keeps large folios (XFS, ext4 since Linux 6.16), what is read from the disk for a mapping with this advice comes in 2 MiB,
+//! and is mapped as such; what is in the page cache already stays as it is. 3.9 GB of Qwen3-30B-A3B's layers on a Zen 5, 100
+//! beside 30 % of them in huge pages, one token after the other: 1.12 [1.00..1.17] × with one thread, 1.04 [0.92..1.24] with two.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +15,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 use tokgate_kernels::BlockQ8_0;
 
 /// Why a file cannot be mapped.
@@ -79,6 +84,8 @@ impl Mapping {
         // SAFETY: the map is read-only and private to this type, which hands out plain numbers and bytes only, of which
         // every bit pattern is valid; the documentation rules out that another process changes the file.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        // A system without transparent huge pages refuses, and has small ones either way.
+        let _ = map.advise(Advice::HugePage);
         Ok(Self {
             bytes: Bytes::Mapped(map),
         })

@@ -1,7 +1,7 @@
 //! Writing a synthesised file: whole, or not at all.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Plan;
@@ -67,7 +67,9 @@ impl Plan {
             return Err(error(io::ErrorKind::AlreadyExists.into()));
         }
         let mut file = temporary_beside(path).map_err(error)?;
-        self.write(file.as_file_mut(), threads, progress)
+        let mut pieces = Pieces::of(file.as_file_mut());
+        self.write(&mut pieces, threads, progress)
+            .and_then(|()| pieces.flush())
             .map_err(error)?;
         let kept: Result<File, _> = if replace {
             file.persist(path)
@@ -76,5 +78,72 @@ impl Plan {
         };
         kept.map_err(|kept| error(kept.error))?;
         Ok(())
+    }
+}
+
+/// Bytes of a huge page.
+const PIECE: usize = 2 << 20;
+
+/// Writes whole pieces at multiples of their size, which the page cache keeps as huge pages where it can: whoever maps the
+/// file next finds it in them (see [`crate::engine::mapping`]).
+struct Pieces<W> {
+    out: W,
+    pending: Vec<u8>,
+}
+
+impl<W: Write> Pieces<W> {
+    fn of(out: W) -> Self {
+        Self {
+            out,
+            pending: Vec::with_capacity(PIECE),
+        }
+    }
+}
+
+impl<W: Write> Write for Pieces<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE - self.pending.len());
+        self.pending.extend_from_slice(&bytes[..taken]);
+        if self.pending.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.write_all(&self.pending)?;
+        self.pending.clear();
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Remembers how much was written at once.
+    #[derive(Default)]
+    struct Sizes(Vec<usize>);
+
+    impl Write for Sizes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn pieces_are_whole_but_for_the_last() {
+        let mut sizes = Sizes::default();
+        let mut pieces = Pieces::of(&mut sizes);
+        for bytes in [1, PIECE, 2 * PIECE - 2, 5] {
+            pieces.write_all(&vec![0; bytes]).unwrap();
+        }
+        pieces.flush().unwrap();
+        assert_eq!(sizes.0, [PIECE, PIECE, PIECE, 4]);
     }
 }
