@@ -250,10 +250,12 @@ unsafe fn pack_x(rows: &[&[f32]], out: &mut [bf16]) {
         let columns = (depth - at).min(32);
         let mask = u32::MAX >> (32 - columns);
         let mut pairs = [_mm512_setzero_ps(); 16];
-        for (pairs, row) in pairs.iter_mut().zip(rows) {
+        // All 16, of which those without a token are not read: a loop of as many as there are would keep them in memory.
+        for (i, pairs) in pairs.iter_mut().enumerate() {
+            let mask = if i < tokens { mask } else { 0 };
             // SAFETY: the masks keep to the row's elements from `at` on; any 64 bytes are a value of either type.
             *pairs = unsafe {
-                let row = row.as_ptr().add(at);
+                let row = rows[i.min(tokens - 1)].as_ptr().add(at);
                 let low = _mm512_maskz_loadu_ps(mask as u16, row);
                 let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, row.wrapping_add(16));
                 std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
