@@ -7,8 +7,8 @@
 //! file system keeps large folios (XFS, ext4 since Linux 6.16), what is read from the disk for a mapping with this
 //! advice comes in 2 MiB, and is mapped as such: all of a file instead of none, read from a disk whose read-ahead is
 //! the usual 128 KiB. What is in the page cache already stays as it is. 3.9 GB of Qwen3-30B-A3B's layers on a Zen 5,
-//! 100 beside 30 % of them in huge pages, one token after the other: 1.12 [1.00..1.17] × with one thread, 1.04
-//! [0.92..1.24] with two.
+//! 100 beside 30 % of them in huge pages, `tokgate bench -p 0 -n 128 -t 1,2 -r 1` of both in turn, 12 pairs: 1.12
+//! [1.00..1.17] × with one thread, 1.04 [0.92..1.24] with two.
 
 use std::fmt;
 use std::fs::File;
