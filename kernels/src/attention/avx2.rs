@@ -35,13 +35,6 @@ impl Simd for Avx2 {
     const ROWS_ACROSS: usize = 2;
     const MANY_REGISTERS: bool = false;
 
-    type Wide = Self;
-
-    #[inline(always)]
-    fn wide(self) -> Self {
-        self
-    }
-
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         value!(_mm256_set1_ps(x))
@@ -82,6 +75,18 @@ impl Simd for Avx2 {
     }
 
     unsafe fn zip(self, _: *const bf16, _: *const bf16) -> __m256 {
+        unreachable!("words are f32")
+    }
+
+    fn weave(self, _: __m256, _: __m256) -> [__m256; 2] {
+        unreachable!("words are f32")
+    }
+
+    fn woven(self, _: [__m256; 2]) -> [__m256; 2] {
+        unreachable!("words are f32")
+    }
+
+    fn unwoven(self, _: [__m256; 2]) -> [__m256; 2] {
         unreachable!("words are f32")
     }
 

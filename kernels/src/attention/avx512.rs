@@ -41,16 +41,9 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
     type Mask = __mmask16;
     const LANES: usize = 16;
     const PAIRS: bool = PAIRS;
-    /// Pairs are multiplied as they lie in the cache, and need no widening.
-    const ROWS_ACROSS: usize = if PAIRS { 0 } else { 8 };
+    /// Pairs of more rows are as fast or faster spread, which adds fewer lanes up.
+    const ROWS_ACROSS: usize = if PAIRS { 2 } else { 8 };
     const MANY_REGISTERS: bool = true;
-
-    type Wide = Avx512;
-
-    #[inline(always)]
-    fn wide(self) -> Avx512 {
-        Vectors(())
-    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -100,6 +93,37 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
             let odd = _mm512_castps_si512(self.widen(odd));
             _mm512_castsi512_ps(_mm512_or_si512(even, odd))
         }
+    }
+
+    #[inline(always)]
+    fn weave(self, even: __m512, odd: __m512) -> [__m512; 2] {
+        value!({
+            let (even, odd) = (_mm512_castps_si512(even), _mm512_castps_si512(odd));
+            [
+                _mm512_castsi512_ps(_mm512_unpacklo_epi16(even, odd)),
+                _mm512_castsi512_ps(_mm512_unpackhi_epi16(even, odd)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn woven(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        value!({
+            let low = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
+            let high = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            [low, high].map(|order| _mm512_castpd_ps(_mm512_permutex2var_pd(a, order, b)))
+        })
+    }
+
+    #[inline(always)]
+    fn unwoven(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        value!({
+            let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            [low, high].map(|order| _mm512_castpd_ps(_mm512_permutex2var_pd(a, order, b)))
+        })
     }
 
     #[inline(always)]
@@ -235,12 +259,7 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
             tile: &mut Tile,
             block: &Block<E>,
         ) {
-            // Of 32 registers, 16 accumulate.
-            match VECTORS {
-                8 => meet::<S, T, E, VECTORS, G, 2>(simd, tile, block),
-                4 => meet::<S, T, E, VECTORS, G, 4>(simd, tile, block),
-                _ => meet::<S, T, E, VECTORS, G, 8>(simd, tile, block),
-            }
+            meet_in_tiles::<S, T, E, VECTORS, G>(simd, tile, block);
         }
         #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
         fn pairs<S: Simd, T: Element, E: Element, const VECTORS: usize, const G: usize>(
@@ -248,7 +267,7 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
             tile: &mut Tile,
             block: &Block<E>,
         ) {
-            meet::<S, T, E, VECTORS, G, 8>(simd, tile, block);
+            meet_in_tiles::<S, T, E, VECTORS, G>(simd, tile, block);
         }
         if PAIRS {
             // SAFETY: a `Vectors` with pairs proves that the CPU has these features.
@@ -302,6 +321,23 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
         }
         // SAFETY: a `Vectors` proves that the CPU has these features.
         unsafe { enabled(from, by, to) }
+    }
+}
+
+/// [`meet`] with register tiles of scores of which 16 of 32 registers accumulate. Where one or two rows are read across,
+/// a tile has four keys: on Zen 5, 32/32 heads at 4096 positions in memory, that is 1.2 times as fast as eight with
+/// pairs, 1.1 times with f32.
+#[inline(always)]
+fn meet_in_tiles<S: Simd, T: Element, E: Element, const VECTORS: usize, const G: usize>(
+    simd: S,
+    tile: &mut Tile,
+    block: &Block<E>,
+) {
+    match VECTORS {
+        8 => meet::<S, T, E, VECTORS, G, 2>(simd, tile, block),
+        4 => meet::<S, T, E, VECTORS, G, 4>(simd, tile, block),
+        1 | 2 if G == S::LANES => meet::<S, T, E, VECTORS, G, 4>(simd, tile, block),
+        _ => meet::<S, T, E, VECTORS, G, 8>(simd, tile, block),
     }
 }
 

@@ -252,24 +252,6 @@ impl<'a, T: Element> Plan<'a, T> {
         task: usize,
         partials: SharedMat<f32>,
     ) {
-        let rows = self.q.rows() * spec.group();
-        if rows == 1 && !T::WORDS {
-            self.run_at(simd.wide(), true, spec, scratch, task, partials);
-        } else {
-            let across = rows <= S::ROWS_ACROSS && !T::WORDS;
-            self.run_at(simd, across, spec, scratch, task, partials);
-        }
-    }
-
-    fn run_at<S: Simd>(
-        &self,
-        simd: S,
-        across: bool,
-        spec: &AttentionSpec,
-        scratch: &Scratch,
-        task: usize,
-        partials: SharedMat<f32>,
-    ) {
         let (rest, part) = (task / self.parts, task % self.parts);
         let (block, kv_head) = (rest / spec.n_kv_head, rest % spec.n_kv_head);
         let (group, dim) = (spec.group(), spec.head_dim);
@@ -282,7 +264,6 @@ impl<'a, T: Element> Plan<'a, T> {
         }
         let task = Task {
             simd,
-            across,
             spec,
             q: self.q.row_range(first, end),
             position: self.start + first,

@@ -10,15 +10,8 @@ use std::ops::Range;
 use super::flash::{Element, TILE_ROWS};
 use super::tile::{Ahead, Block, LOWEST, Place, Rows, Simd, Tile, scores_len};
 use super::{AttentionSpec, Cache};
-use crate::scratch::Scratch;
+use crate::scratch::{Plain, Scratch};
 use crate::view::MatRef;
-
-/// Keys of a block for many rows, and for rows that read it across: neither 32 nor 128 was faster.
-const BLOCK: usize = 64;
-
-/// Keys of a block for few rows: what is staged, at 128 elements 16 KiB, leaves half of L1 to what is read. With pairs,
-/// half as much is staged.
-const FEW_BLOCK: usize = 16;
 
 /// Added to the stride of staged rows, lest rows a power of two apart share few cache sets.
 pub(super) const STAGE_PAD: usize = 16;
@@ -29,11 +22,52 @@ const UNIT: usize = 16;
 /// Lanes of the largest tile: eight rows across sixteen lanes.
 const LARGEST_LANES: usize = 128;
 
+/// How a task's rows read keys and values, see [`super::tile`].
+#[derive(Clone, Copy, PartialEq)]
+enum Reading {
+    /// As words that are spread, which a block is staged for where the cache has none.
+    Staged,
+    /// As they lie in the cache, a key's words being spread.
+    Spread,
+    /// As they lie in the cache.
+    Across,
+}
+
+impl Reading {
+    fn new<S: Simd, T: Element>(rows: usize, dim: usize) -> Self {
+        let words = dim / if S::PAIRS { 2 } else { 1 };
+        if T::WORDS {
+            Self::Staged
+        } else if rows <= S::ROWS_ACROSS && words.is_multiple_of(S::LANES) {
+            Self::Across
+        } else if S::PAIRS && rows <= S::LANES {
+            Self::Spread
+        } else {
+            Self::Staged
+        }
+    }
+
+    /// Keys of a block. On Zen 5, with keys and values from memory, one row of pairs was a tenth faster with 64 than
+    /// with 32 or 128, more rows a few percent faster with 32 than with 64; for many rows neither 32 nor 128 was
+    /// faster. What few rows stage is 16 KiB at 128 elements, and leaves half of L1 to what is read.
+    fn block_keys<S: Simd>(self, rows: usize) -> usize {
+        match self {
+            Self::Staged if rows <= TILE_ROWS => {
+                if S::PAIRS {
+                    32
+                } else {
+                    16
+                }
+            }
+            Self::Spread | Self::Across if S::PAIRS && rows > 1 => 32,
+            _ => 64,
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Task<'a, S, T> {
     pub(super) simd: S,
-    /// Whether keys are read across, see [`super::tile`].
-    pub(super) across: bool,
     pub(super) spec: &'a AttentionSpec,
     /// The tokens' queries, all heads.
     pub(super) q: MatRef<'a, f32>,
@@ -51,16 +85,24 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
         let dim = len.next_multiple_of(UNIT);
         let rows = self.q.rows() * group;
         let words = dim / if S::PAIRS { 2 } else { 1 };
-        let block_keys = match S::PAIRS {
-            _ if self.across || rows > TILE_ROWS => BLOCK,
-            true => 2 * FEW_BLOCK,
-            false => FEW_BLOCK,
+        let reading = Reading::new::<S, T>(rows, dim);
+        let across = reading == Reading::Across;
+        let block_keys = reading.block_keys::<S>(rows);
+        let mut shapes = scratch.take::<Shape>(Shape::all::<S>(rows, words, across).count());
+        let (mut padded, mut lanes, mut largest) = (0, 0, 0);
+        for (to, shape) in shapes.iter_mut().zip(Shape::all::<S>(rows, words, across)) {
+            *to = shape;
+            to.earliest = self.position + shape.first / group;
+            to.latest = self.position + (shape.first + shape.used - 1) / group;
+            padded += shape.rows;
+            lanes += shape.lanes;
+            largest = largest.max(shape.rows);
+        }
+        let staged = if reading == Reading::Staged {
+            2 * block_keys * (dim + STAGE_PAD)
+        } else {
+            0
         };
-        let shapes = || Shape::all::<S>(rows, words, self.across);
-        let (padded, lanes) = shapes().fold((0, 0), |(padded, lanes), shape| {
-            (padded + shape.rows, lanes + shape.lanes)
-        });
-        let largest = shapes().map(|shape| shape.rows).max().unwrap_or(0);
         let lens = [
             padded * words,
             padded * dim,
@@ -69,7 +111,7 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
             LARGEST_LANES,
             LARGEST_LANES,
             scores_len(block_keys, largest),
-            2 * block_keys * (dim + STAGE_PAD),
+            staged,
         ];
         // Each part on cache lines of its own.
         let lens = lens.map(|len| len.next_multiple_of(16));
@@ -93,7 +135,7 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
         }
         let mut wide = scratch.take::<T>(block);
         wide.fill(T::ZERO);
-        for shape in shapes() {
+        for shape in &*shapes {
             let query = |row: usize| {
                 if dim > len {
                     &queries[row * dim..][..dim]
@@ -114,12 +156,12 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
         let mut from = self.keys.start;
         while from < self.keys.end {
             let to = self.keys.end.min(from + block_keys);
-            let keys = Keys::new(self, from..to, &mut wide, stage);
-            for shape in shapes() {
-                let Some(seen) = self.seen(&shape, from..to) else {
+            let keys = Keys::new(self, reading, from..to, &mut wide, stage);
+            for shape in &*shapes {
+                let Some(seen) = self.seen(shape, from..to) else {
                     continue;
                 };
-                let masked = self.mask(&shape, &seen, low, high);
+                let masked = self.mask(shape, &seen, group, low, high);
                 let mut tile = Tile {
                     head_dim: dim,
                     factor: self.spec.scale * std::f32::consts::LOG2_E,
@@ -132,12 +174,12 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
                     sum: &mut sum[shape.lane..][..shape.lanes],
                     out: &mut out[shape.at * dim..],
                 };
-                keys.meet(self.simd, &shape, &mut tile, seen);
+                keys.meet(self.simd, shape, &mut tile, seen);
             }
             from = to;
         }
 
-        for shape in shapes() {
+        for shape in &*shapes {
             for row in 0..shape.used {
                 let lanes = shape.lanes_of::<S>(row);
                 let max = max[lanes.start];
@@ -154,26 +196,30 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
 
     /// The keys of a block that any row of a tile sees, from an even one of the block on where they make pairs.
     fn seen(&self, shape: &Shape, block: Range<usize>) -> Option<Range<usize>> {
-        let group = self.spec.group();
-        let earliest = self.position + shape.first / group;
-        let latest = self.position + (shape.first + shape.used - 1) / group;
-        let mut skip = self.spec.first_key(earliest).saturating_sub(block.start);
+        let mut skip = self
+            .spec
+            .first_key(shape.earliest)
+            .saturating_sub(block.start);
         if S::PAIRS {
             skip -= skip % 2;
         }
-        let seen = block.start + skip..block.end.min(latest + 1);
+        let seen = block.start + skip..block.end.min(shape.latest + 1);
         (!seen.is_empty()).then_some(seen)
     }
 
     /// Writes each lane's sight of the seen keys, and returns whether there is anything that some lane does not see.
-    fn mask(&self, shape: &Shape, seen: &Range<usize>, low: &mut [f32], high: &mut [f32]) -> bool {
-        let group = self.spec.group();
-        let earliest = self.position + shape.first / group;
-        let latest = self.position + (shape.first + shape.used - 1) / group;
+    fn mask(
+        &self,
+        shape: &Shape,
+        seen: &Range<usize>,
+        group: usize,
+        low: &mut [f32],
+        high: &mut [f32],
+    ) -> bool {
         let keys_a_vector = shape.g * if S::PAIRS { 2 } else { 1 };
-        if self.spec.first_key(latest) <= seen.start
-            && seen.end <= earliest + 1
-            && seen.len().is_multiple_of(keys_a_vector)
+        if self.spec.first_key(shape.latest) <= seen.start
+            && seen.end <= shape.earliest + 1
+            && seen.len() & (keys_a_vector - 1) == 0
         {
             return false;
         }
@@ -191,6 +237,7 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
 struct Keys<T> {
     /// The block's first position.
     from: usize,
+    reading: Reading,
     cached: [Rows<T>; 2],
     staged: Option<[Rows<f32>; 2]>,
     this_values: Ahead,
@@ -201,6 +248,7 @@ impl<T: Element> Keys<T> {
     /// `wide` has room for both, a head being whole registers, where it is not so in the cache.
     fn new<S: Simd>(
         task: &Task<S, T>,
+        reading: Reading,
         block: Range<usize>,
         wide: &mut [T],
         stage: &mut [f32],
@@ -212,10 +260,7 @@ impl<T: Element> Keys<T> {
             task.cache.values(task.kv_head),
         ];
         let rows = all.map(|rows| &rows[block.start * len..block.end * len]);
-        let ahead = |rows: &[T]| Ahead {
-            rows: rows.as_ptr().cast(),
-            stride: len * size_of::<T>(),
-        };
+        let ahead = |rows: &[T]| Ahead(rows.as_ptr().cast());
         let [k, v] = if dim == len {
             rows
         } else {
@@ -230,7 +275,8 @@ impl<T: Element> Keys<T> {
         Self {
             from: block.start,
             cached: [k, v].map(|rows| Rows::new(rows.as_ptr(), dim)),
-            staged: (!task.across).then(|| T::stage(task.simd, k, v, dim, stage)),
+            reading,
+            staged: (reading == Reading::Staged).then(|| T::stage(task.simd, k, v, dim, stage)),
             this_values: ahead(rows[1]),
             next: all.map(|rows| ahead(&rows[block.end * len..])),
         }
@@ -260,7 +306,11 @@ impl<T: Element> Keys<T> {
                     during_scores: Some(self.this_values),
                     during_values: Some(self.next[0]),
                 };
-                shape.meet_across(simd, tile, &block);
+                if self.reading == Reading::Across {
+                    shape.meet_across(simd, tile, &block);
+                } else {
+                    shape.meet_spread(simd, tile, &block);
+                }
             }
         }
     }
@@ -268,6 +318,7 @@ impl<T: Element> Keys<T> {
 
 /// A tile of a task's rows.
 #[derive(Clone, Copy)]
+#[repr(C)]
 struct Shape {
     /// First of the task's rows.
     first: usize,
@@ -283,7 +334,14 @@ struct Shape {
     lanes: usize,
     /// Lanes of the tiles before it.
     lane: usize,
+    /// Where its first row's token stands.
+    earliest: usize,
+    /// Where its last row's token stands.
+    latest: usize,
 }
+
+// SAFETY: numbers of one type, without padding; any bits are values of them.
+unsafe impl Plain for Shape {}
 
 impl Shape {
     /// Cuts a task's rows: as many of the largest tiles as there are, then what wastes few lanes.
@@ -322,6 +380,8 @@ impl Shape {
                     size.max(S::LANES)
                 },
                 lane,
+                earliest: 0,
+                latest: 0,
             };
             first += shape.used;
             at += shape.rows;
@@ -371,6 +431,16 @@ impl Shape {
             (_, 4) => simd.meet::<T, f32, 1, 4>(tile, block),
             (_, 8) => simd.meet::<T, f32, 1, 8>(tile, block),
             _ => simd.meet::<T, f32, 1, 16>(tile, block),
+        }
+    }
+
+    fn meet_spread<S: Simd, T: Element>(self, simd: S, tile: &mut Tile, block: &Block<T>) {
+        match self.g {
+            1 => simd.meet::<T, T, 1, 1>(tile, block),
+            2 => simd.meet::<T, T, 1, 2>(tile, block),
+            4 => simd.meet::<T, T, 1, 4>(tile, block),
+            8 => simd.meet::<T, T, 1, 8>(tile, block),
+            _ => simd.meet::<T, T, 1, 16>(tile, block),
         }
     }
 
