@@ -8,15 +8,11 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::attention::{Case, Heads, heads};
+use common::attention::{Case, Heads, LLAMA2_7B, QWEN3_0_6B, QWEN3_30B_A3B, heads};
 use common::kind::{Kind, kind};
 use common::runtimes;
 use common::suite::Suite;
 use tokgate_kernels::{DType, Op, Tier};
-
-const LLAMA2_7B: Heads = heads(32, 32, 128);
-const QWEN3_0_6B: Heads = heads(16, 8, 128);
-const QWEN3_30B_A3B: Heads = heads(32, 4, 128);
 
 /// For the scalar variants, hundreds of times slower.
 const REDUCED: Heads = heads(4, 2, 64);

@@ -8,17 +8,10 @@ mod common;
 use std::process::ExitCode;
 
 use common::kind::{Kind, kind};
-use common::moe::Block;
+use common::moe::{Block, QWEN3_30B_A3B};
 use common::runtimes;
 use common::suite::Suite;
 use tokgate_kernels::{DType, Op, Tier};
-
-const QWEN3_30B_A3B: Block = Block {
-    n_expert: 128,
-    top_k: 8,
-    n_ff: 768,
-    d: 2048,
-};
 
 /// An eighth of the experts, for types that no such model comes in: a block of f32 would fill 2.4 GB.
 const FEW_EXPERTS: Block = Block {

@@ -35,6 +35,13 @@ pub const fn heads(n_head: usize, n_kv_head: usize, head_dim: usize) -> Heads {
     }
 }
 
+/// Llama-2-7B: each query head has keys of its own.
+pub const LLAMA2_7B: Heads = heads(32, 32, 128);
+/// Qwen3-0.6B.
+pub const QWEN3_0_6B: Heads = heads(16, 8, 128);
+/// Qwen3-30B-A3B.
+pub const QWEN3_30B_A3B: Heads = heads(32, 4, 128);
+
 /// Queries of one sequence against its cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {

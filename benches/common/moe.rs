@@ -35,6 +35,14 @@ pub struct Block {
     pub d: usize,
 }
 
+/// Qwen3-30B-A3B.
+pub const QWEN3_30B_A3B: Block = Block {
+    n_expert: 128,
+    top_k: 8,
+    n_ff: 768,
+    d: 2048,
+};
+
 impl Block {
     /// The shape's name in ids.
     pub fn shape(&self, m: usize) -> String {

@@ -1,5 +1,5 @@
-//! candle and gemm, in turn with the kernels here: the same products on the same weights, both answers checked, and the
-//! ratio as the result.
+//! candle, gemm and the memory, in turn with the kernels here: the same products on the same weights, both answers
+//! checked, or a loop that only reads as many bytes, and the ratio as the result.
 //!
 //! A pair is a block of calls here and a block there; pairs go A B, B A, A B …, so that a machine that becomes faster or
 //! slower does so for both. candle takes Q8_0 by `QMatMul` and bf16 by `Tensor::matmul`, gemm knows f32 and f16 only.
@@ -8,20 +8,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod products;
+mod reading;
 
 use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use common::args::{Args, Mode};
-use common::kind::{Kind, kind};
-use common::matmul::Case;
 use common::runtimes::{self, Runtimes, Threads};
-use common::shapes::{LAYERS, Layer, REPRESENTATIVE};
-use common::suite::{Context, Routine};
-use products::Peer;
+use common::suite::{Context, Routine, Work};
 use tokgate::judge::stats::median_and_deviation;
-use tokgate_kernels::{DType, Op, Tier};
+use tokgate_kernels::{Op, Tier};
 
 /// A block takes at least this long.
 const BLOCK: Duration = Duration::from_millis(20);
@@ -35,19 +32,25 @@ const FEW_PAIRS: usize = 7;
 /// Products of more work than this are left out where code is not optimised.
 const SMOKE_ELEMENTS: u64 = 8 << 20;
 
-/// A product here beside a peer's.
+/// Makes what is to be timed, checked where there is an answer.
+type Prepare = Box<dyn FnOnce(&Context) -> anyhow::Result<Routine>>;
+
+/// An operation here beside a peer's.
 struct Duel {
     op: Op,
     tier: Tier,
-    peer: Peer,
-    case: Case,
+    peer: &'static str,
+    shape: String,
+    work: Work,
+    ours: Prepare,
+    theirs: Prepare,
 }
 
 impl Duel {
     /// Names the peer where the id of a bench names the variant.
     fn id(&self, threads: Threads) -> String {
-        let (peer, shape) = (self.peer.name, self.case.shape());
-        format!("{}/{peer}/{shape}{}", self.op, threads.suffix())
+        let suffix = threads.suffix();
+        format!("{}/{}/{}{suffix}", self.op, self.peer, self.shape)
     }
 }
 
@@ -70,7 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.mode == Mode::Smoke {
-        duels.retain(|duel| duel.case.work().elements <= SMOKE_ELEMENTS);
+        duels.retain(|duel| duel.work.elements <= SMOKE_ELEMENTS);
     }
     if !threads.match_rayon() {
         eprintln!("error: peers would run on another number of threads; set RAYON_NUM_THREADS too");
@@ -92,12 +95,13 @@ fn main() -> anyhow::Result<ExitCode> {
         );
     }
     let mut failures = 0;
-    for duel in &duels {
+    for duel in duels {
+        let (id, tier) = (duel.id(threads), duel.tier);
         match run(duel, &context) {
-            Ok(Some(outcome)) => println!("{}", line(duel, threads, &outcome)),
+            Ok(Some(outcome)) => println!("{}", line(&id, tier, &outcome)),
             Ok(None) => {}
             Err(error) => {
-                eprintln!("error: {}: {error:#}", duel.id(threads));
+                eprintln!("error: {id}: {error:#}");
                 failures += 1;
             }
         }
@@ -110,64 +114,22 @@ fn main() -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Every element type with the peers that know it.
+/// All operations with the peers that know them.
 fn duels() -> Vec<Duel> {
     let mut duels = Vec::new();
     for op in Op::ALL {
-        let Kind::Matmul(dtype) = kind(op) else {
-            continue;
-        };
-        let Some(tier) = runtimes::variants(op).first().copied() else {
-            continue;
-        };
-        let case = |m, layer: Layer| Case {
-            dtype,
-            m,
-            k: layer.k,
-            n: layer.n,
-            hot: false,
-        };
-        let rows: &[usize] = match dtype {
-            DType::Q8_0 => &[1, 4, 8, 32, 512],
-            _ => &[1, 8, 512],
-        };
-        let mut cases: Vec<Case> = REPRESENTATIVE
-            .into_iter()
-            .flat_map(|layer| rows.iter().map(move |m| (*m, layer)))
-            .map(|(m, layer)| case(m, layer))
-            .collect();
-        if dtype == DType::Q8_0 {
-            let others = LAYERS.into_iter().filter(|layer| {
-                REPRESENTATIVE
-                    .iter()
-                    .all(|one| (one.k, one.n) != (layer.k, layer.n))
-            });
-            cases.extend(others.map(|layer| case(512, layer)));
-        }
-        for case in cases {
-            let of_type = products::of(dtype).into_iter();
-            duels.extend(of_type.map(|peer| Duel {
-                op,
-                tier,
-                peer,
-                case,
-            }));
+        if let Some(tier) = runtimes::variants(op).first().copied() {
+            duels.extend(products::duels(op, tier));
+            duels.extend(reading::duels(op, tier));
         }
     }
     duels
 }
 
-/// Both products, checked, and then timed in turn if times are wanted.
-fn run(duel: &Duel, context: &Context) -> anyhow::Result<Option<Outcome>> {
-    let Duel {
-        op,
-        tier,
-        peer,
-        case,
-    } = duel;
-    let copies = case.copies(context);
-    let mut ours = case.prepare(context.runtimes.get(*op, *tier)?, copies)?;
-    let mut theirs = peer.prepare(*case, copies)?;
+/// Both sides, checked, and then timed in turn if times are wanted.
+fn run(duel: Duel, context: &Context) -> anyhow::Result<Option<Outcome>> {
+    let mut ours = (duel.ours)(context)?;
+    let mut theirs = (duel.theirs)(context)?;
     if !context.measures {
         return Ok(None);
     }
@@ -185,7 +147,7 @@ fn run(duel: &Duel, context: &Context) -> anyhow::Result<Option<Outcome>> {
         times.push((a, b));
         ratios.push(b / a);
     }
-    let elements = case.work().elements as f64;
+    let elements = duel.work.elements as f64;
     let rate = |of: fn(&(f64, f64)) -> f64| {
         let times: Vec<f64> = times.iter().map(of).collect();
         median_and_deviation(&times).map_or(0.0, |(median, _)| elements / median)
@@ -216,14 +178,14 @@ fn block(routine: &mut Routine) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(calls)
 }
 
-fn line(duel: &Duel, threads: Threads, outcome: &Outcome) -> String {
+fn line(id: &str, tier: Tier, outcome: &Outcome) -> String {
     let (ratio, _) = median_and_deviation(&outcome.ratios).unwrap_or_default();
     let least = outcome.ratios.iter().copied().fold(f64::INFINITY, f64::min);
     let most = outcome.ratios.iter().copied().fold(0.0, f64::max);
     format!(
         "{:<47} {:<10} {:>6.1} {:>6.1} {ratio:.2} [{least:.2}..{most:.2}]",
-        duel.id(threads),
-        duel.tier.name(),
+        id,
+        tier.name(),
         outcome.ours,
         outcome.theirs
     )

@@ -9,11 +9,14 @@ use std::rc::Rc;
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Module, Tensor};
 use half::f16;
-use tokgate_kernels::{DType, MatRef, Weights};
+use tokgate_kernels::{DType, MatRef, Op, Tier, Weights};
 
+use crate::Duel;
 use crate::common::check;
 use crate::common::inputs;
+use crate::common::kind::{Kind, kind};
 use crate::common::matmul::Case;
+use crate::common::shapes::{LAYERS, Layer, REPRESENTATIVE};
 use crate::common::suite::Routine;
 
 /// Relative to Σ|x·w|: peers round activations their own way, candle's Q8_0 with one scale for 256 of them.
@@ -21,14 +24,59 @@ const TOLERANCE: f64 = 2e-3;
 
 /// Somebody else's product.
 #[derive(Clone, Copy)]
-pub struct Peer {
+struct Peer {
     /// The project.
-    pub name: &'static str,
+    name: &'static str,
     make: fn(Case, usize) -> anyhow::Result<Product>,
 }
 
+/// The duels of `op`'s variant for `tier`: weights of its type with the peers that know them.
+pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
+    let Kind::Matmul(dtype) = kind(op) else {
+        return Vec::new();
+    };
+    let case = |m, layer: Layer| Case {
+        dtype,
+        m,
+        k: layer.k,
+        n: layer.n,
+        hot: false,
+    };
+    let rows: &[usize] = match dtype {
+        DType::Q8_0 => &[1, 4, 8, 32, 512],
+        _ => &[1, 8, 512],
+    };
+    let mut cases: Vec<Case> = REPRESENTATIVE
+        .into_iter()
+        .flat_map(|layer| rows.iter().map(move |m| (*m, layer)))
+        .map(|(m, layer)| case(m, layer))
+        .collect();
+    if dtype == DType::Q8_0 {
+        let others = LAYERS.into_iter().filter(|layer| {
+            REPRESENTATIVE
+                .iter()
+                .all(|one| (one.k, one.n) != (layer.k, layer.n))
+        });
+        cases.extend(others.map(|layer| case(512, layer)));
+    }
+    let with_peers = |case: Case| {
+        of(dtype).into_iter().map(move |peer| Duel {
+            op,
+            tier,
+            peer: peer.name,
+            shape: case.shape(),
+            work: case.work(),
+            ours: Box::new(move |context| {
+                case.prepare(context.runtimes.get(op, tier)?, case.copies(context))
+            }),
+            theirs: Box::new(move |context| peer.prepare(case, case.copies(context))),
+        })
+    };
+    cases.into_iter().flat_map(with_peers).collect()
+}
+
 /// The peers that know weights of `dtype`.
-pub fn of(dtype: DType) -> Vec<Peer> {
+fn of(dtype: DType) -> Vec<Peer> {
     let candle = |make| Peer {
         name: "candle",
         make,
@@ -47,7 +95,7 @@ impl Peer {
     ///
     /// # Errors
     /// If an output is wrong.
-    pub fn prepare(self, case: Case, copies: usize) -> anyhow::Result<Routine> {
+    fn prepare(self, case: Case, copies: usize) -> anyhow::Result<Routine> {
         let Product {
             mut product,
             mut outputs,
