@@ -46,6 +46,41 @@ pub(super) struct Product<'a> {
     pub(super) alike: bool,
 }
 
+/// Weights that are read as they lie, row after row, and what is read after them.
+#[derive(Clone, Copy)]
+pub(super) struct Stream {
+    /// Where the rows end, and where the next ones begin, if that is known.
+    end: *const u8,
+    next: Option<*const u8>,
+}
+
+impl Stream {
+    pub(super) fn new<T: Copy>(
+        w: &MatRef<T>,
+        rows: &Rows,
+        next: Option<(&MatRef<T>, &Rows)>,
+    ) -> Self {
+        let start = |w: &MatRef<T>, row: usize| w.as_ptr().wrapping_add(row * w.stride()).cast();
+        Self {
+            end: start(w, rows.end),
+            next: next.map(|(w, rows)| start(w, rows.start)),
+        }
+    }
+
+    /// What will be read `bytes` after what lies at `row`, a row's first byte: to be asked for from memory. Where nothing
+    /// is known of what comes after the end, that is the row itself, which is there already.
+    #[inline(always)]
+    pub(super) fn ahead<T>(&self, row: *const T, bytes: usize) -> *const u8 {
+        let row: *const u8 = row.cast();
+        let left = (self.end.addr()).wrapping_sub(row.addr());
+        match self.next {
+            _ if bytes < left => row.wrapping_add(bytes),
+            Some(next) => next.wrapping_add(bytes - left),
+            None => row,
+        }
+    }
+}
+
 /// The activations of a product: rows of a matrix, all or gathered.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens<'a> {

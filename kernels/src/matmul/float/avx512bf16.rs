@@ -150,12 +150,13 @@ unsafe fn beside<const R: usize, const M: usize>(a: &Dot<bf16, bf16>) {
         // SAFETY: weight rows hold `k` elements, the prepared row whole blocks; a prefetch may name any address.
         unsafe {
             let w = a.w.add(r * a.w_stride);
+            let ahead = a.stream.ahead(w, AHEAD);
             let whole = blocks - blocks % 4;
             for first in (0..whole).step_by(4) {
                 for (i, acc) in acc_f32x16.iter_mut().enumerate() {
                     let at = (first + i) * BLOCK;
-                    let ahead = w.wrapping_add(at).cast::<i8>().wrapping_add(AHEAD);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead);
+                    let line = ahead.wrapping_add(at * size_of::<bf16>());
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
                     let w = load(w.add(at));
                     for (acc, x) in acc.iter_mut().zip(x) {
                         *acc = _mm512_dpbf16_ps(*acc, w, load(x.add(at)));

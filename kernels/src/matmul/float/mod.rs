@@ -34,7 +34,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::Rows;
-use super::kernel::{Kernel, Product, Tokens};
+use super::kernel::{Kernel, Product, Stream, Tokens};
 use crate::dtype::DType;
 use crate::level::Tier;
 use crate::pool::share;
@@ -120,6 +120,8 @@ struct Dot<'a, W, X> {
     next: *const W,
     next_block: usize,
     next_row: usize,
+    /// All that the task reads, and what comes after it.
+    stream: Stream,
 }
 
 /// Writes the dot products of R weight rows with M tokens.
@@ -277,6 +279,10 @@ impl<W: Weight, X: Plain + Sync> Variant<W, X> {
         let depth = k.div_ceil(pieces).next_multiple_of(self.block);
         let passes = pieces * groups;
         let strip_rows = if passes > 1 { DOT_STRIP } else { rows.len() };
+        let next = product.next.as_ref();
+        let next = next.filter(|(w, _)| w.dtype() == product.w.dtype());
+        let next = next.map(|(w, rows)| (W::of(w), rows));
+        let stream = Stream::new(&w, &rows, next.as_ref().map(|(w, rows)| (w, *rows)));
 
         for strip in rows.clone().step_by(strip_rows) {
             let strip = strip..rows.end.min(strip + strip_rows);
@@ -298,10 +304,11 @@ impl<W: Weight, X: Plain + Sync> Variant<W, X> {
                         let several = n + DOT_ROWS <= strip.end;
                         let after = n + if several { DOT_ROWS } else { 1 };
                         let here = &w.row(n)[ks.clone()];
-                        let (next, next_block, next_row) = if passes == 1 && after < rows.end {
+                        let (next, next_block, next_row) = if passes == 1 {
                             // Whole rows follow each other: one stream, though several are read side by side.
-                            let rows = after - n;
-                            (w.row(after).as_ptr(), self.block * rows, self.block)
+                            let (rows, bytes) = (after - n, size_of::<W>() * w.stride());
+                            let next = stream.ahead(here.as_ptr(), rows * bytes).cast();
+                            (next, self.block * rows, self.block)
                         } else if passes > 1 && next_n + (n - strip.start) < rows.end {
                             // Each group fetches its share of the next strip or block, so that none just waits.
                             let next = &w.row(next_n + (n - strip.start))[next_k..];
@@ -322,6 +329,7 @@ impl<W: Weight, X: Plain + Sync> Variant<W, X> {
                             next,
                             next_block,
                             next_row,
+                            stream,
                         };
                         // SAFETY: the level proves the instructions; rows up to `after`, the tokens and the outputs
                         // were checked above.

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::Rows;
-use super::super::kernel::Tokens;
+use super::super::kernel::{Stream, Tokens};
 use super::{MAGIC, Part, Tile, TileFn, Variant};
 use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
@@ -274,12 +274,12 @@ const STRIPS: [[StripFn; 2]; STRIP - 1] = [
 
 /// Products of some tokens with rows of the weights as they lie.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
+fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>, stream: Stream) {
     let (m, blocks) = (y.rows(), w.cols());
     if m == 1 {
         // SAFETY: tasks have columns of `y` of their own.
         let y = unsafe { y.tile(0, rows.start, rows.len()) };
-        return dots_one(prepared, w, rows, y);
+        return dots_one(prepared, w, rows, y, stream);
     }
     let token_bytes = super::few_bytes(blocks);
     assert!(rows.end <= w.rows() && rows.end <= y.cols() && prepared.len() == m * token_bytes);
@@ -301,7 +301,7 @@ fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) 
                 y: unsafe { y.as_mut_ptr().add(tokens.start * y.stride() + n) },
                 y_stride: y.stride(),
                 // Rows follow each other: one stream, though several are read side by side.
-                next: w.row(n).as_ptr().cast::<u8>().wrapping_add(ahead),
+                next: stream.ahead(w.row(n).as_ptr(), ahead),
                 next_run: if group == 0 {
                     RUN * size_of::<BlockQ8_0>()
                 } else {
@@ -320,7 +320,7 @@ const ROWS: usize = 4;
 
 /// As [`dots`], of one token: a row after the other, which reads memory fastest.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots_one(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
+fn dots_one(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32], stream: Stream) {
     let blocks = w.cols();
     assert!(rows.end <= w.rows() && y.len() == rows.len());
     assert!(prepared.len() == super::few_bytes(blocks));
@@ -329,7 +329,7 @@ fn dots_one(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
     for (start, y) in rows.step_by(ROWS).zip(y.chunks_mut(ROWS)) {
         let mut sums = [_mm256_setzero_ps(); ROWS];
         for (i, sum) in sums[..y.len()].iter_mut().enumerate() {
-            *sum = dot(w.row(start + i), elements, scales);
+            *sum = dot(w.row(start + i), elements, scales, stream);
         }
         let totals = totals(sums);
         y.copy_from_slice(&totals[..y.len()]);
@@ -339,13 +339,16 @@ fn dots_one(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &mut [f32]) {
 /// The product of a row with a token, spread over the lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot(w: &[BlockQ8_0], elements: &[u8], scales: &[u8]) -> __m256 {
+fn dot(w: &[BlockQ8_0], elements: &[u8], scales: &[u8], stream: Stream) -> __m256 {
     let (runs, rest) = w.as_chunks::<RUN>();
     let (elements, elements_rest) = elements.as_chunks::<{ RUN * BLOCK_LEN }>();
     let (scales, scales_rest) = scales.as_chunks::<{ RUN * 4 }>();
     let mut sum_f32x8 = [_mm256_setzero_ps(); 4];
+    let ahead = super::AHEAD * size_of::<BlockQ8_0>();
+    let mut ahead: *const BlockQ8_0 = stream.ahead(w.as_ptr(), ahead).cast();
     for ((w, elements), scales) in runs.iter().zip(elements).zip(scales) {
-        super::ask(w.as_ptr().wrapping_add(super::AHEAD), RUN);
+        super::ask(ahead, RUN);
+        ahead = ahead.wrapping_add(RUN);
         // SAFETY: there are as many blocks as it reads, and the array holds a register.
         let scales = unsafe {
             let d = weight_scales(w.as_ptr());

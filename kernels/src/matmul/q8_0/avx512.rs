@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::Rows;
-use super::super::kernel::Tokens;
+use super::super::kernel::{Stream, Tokens};
 use super::avx2::eight_scales;
 use super::{MAGIC, Part, Tile, TileFn, Variant};
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
@@ -356,7 +356,7 @@ const ROWS: usize = 4;
 const RUN: usize = 16;
 
 /// Products of tokens, of `token_bytes` each, with rows of the weights.
-type DotsFn = unsafe fn(&Few, &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>);
+type DotsFn = unsafe fn(&Few, &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>, Stream);
 
 /// For 1, 2, 3 … tokens.
 static DOTS: [DotsFn; 6] = [
@@ -375,17 +375,23 @@ struct Few<'a> {
     token_bytes: usize,
 }
 
-fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
+fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>, stream: Stream) {
     let few = Few {
         prepared,
         token_bytes: prepared.len() / y.rows(),
     };
     // SAFETY: a variant is handed out only where the CPU has its instructions.
-    unsafe { DOTS[y.rows() - 1](&few, w, rows, y) };
+    unsafe { DOTS[y.rows() - 1](&few, w, rows, y, stream) };
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
-fn dots_of<const T: usize>(few: &Few, w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>) {
+fn dots_of<const T: usize>(
+    few: &Few,
+    w: &MatRef<BlockQ8_0>,
+    rows: Rows,
+    y: &SharedMat<f32>,
+    stream: Stream,
+) {
     assert!(rows.end <= w.rows() && y.rows() == T);
     assert!(few.token_bytes == super::few_bytes(w.cols()));
     assert!(few.prepared.len() == T * few.token_bytes);
@@ -394,7 +400,7 @@ fn dots_of<const T: usize>(few: &Few, w: &MatRef<BlockQ8_0>, rows: Rows, y: &Sha
         let mut sums = [[_mm512_setzero_ps(); ROWS]; T];
         for i in 0..count {
             // SAFETY: the tokens have as many blocks as the rows.
-            let row = unsafe { dot::<T>(w.row(start + i), few) };
+            let row = unsafe { dot::<T>(w.row(start + i), few, stream) };
             for (sums, row) in sums.iter_mut().zip(row) {
                 sums[i] = row;
             }
@@ -414,7 +420,7 @@ fn dots_of<const T: usize>(few: &Few, w: &MatRef<BlockQ8_0>, rows: Rows, y: &Sha
 /// The tokens have as many blocks as the row.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few) -> [__m512; T] {
+unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__m512; T] {
     let x = few.prepared.as_ptr();
     let elements = |t: usize, b: usize| x.wrapping_add(t * few.token_bytes + b * BLOCK_LEN);
     let scales = |t: usize, b: usize| {
@@ -422,28 +428,42 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few) -> [__m512; T] {
         x.wrapping_add(at).cast::<f32>()
     };
     let mut sum_f32x16 = [[_mm512_setzero_ps(); 2]; T];
+    let mut ahead: *const BlockQ8_0 = stream
+        .ahead(w.as_ptr(), super::AHEAD * size_of::<BlockQ8_0>())
+        .cast();
+    let mut ask = |blocks: usize| {
+        super::ask(ahead, blocks);
+        ahead = ahead.wrapping_add(blocks);
+    };
     let (runs, rest) = w.as_chunks::<RUN>();
+    let (halves, rest) = rest.as_chunks::<{ RUN / 2 }>();
     for (run, w) in runs.iter().enumerate() {
-        super::ask(w.as_ptr().wrapping_add(super::AHEAD), RUN);
-        let d = weight_scales(w);
+        ask(RUN);
+        let (d, first) = (weight_scales(w), run * RUN);
         // SAFETY: the tokens have as many blocks as the row.
         unsafe {
-            let scales: [__m512; T] =
-                std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_loadu_ps(scales(t, run * RUN))));
-            for first in (0..RUN).step_by(4) {
-                for i in 0..2 {
-                    let b = first + 2 * i;
-                    let w = pair(&w[b], Some(&w[b + 1]));
-                    for (t, sum) in sum_f32x16.iter_mut().enumerate() {
-                        let x = _mm512_loadu_si512(elements(t, run * RUN + b).cast());
-                        sum[i] = add_pair(sum[i], &w, x, scales[t], b);
-                    }
-                }
-            }
+            let scales =
+                std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_loadu_ps(scales(t, first))));
+            add_blocks::<T, RUN>(&mut sum_f32x16, w, &scales, |t, b| elements(t, first + b));
+        }
+    }
+    for w in halves {
+        ask(RUN / 2);
+        let first = runs.len() * RUN;
+        // SAFETY: as above; the mask keeps to the scales of eight blocks.
+        unsafe {
+            let d = _mm512_cvtph_ps(_mm256_zextsi128_si256(eight_scales(w.as_ptr())));
+            let scales = std::array::from_fn(|t| {
+                _mm512_mul_ps(d, _mm512_maskz_loadu_ps(0xff, scales(t, first)))
+            });
+            add_blocks::<T, { RUN / 2 }>(&mut sum_f32x16, w, &scales, |t, b| {
+                elements(t, first + b)
+            });
         }
     }
     if !rest.is_empty() {
-        let first = runs.len() * RUN;
+        ask(rest.len());
+        let first = w.len() - rest.len();
         let known = (1_u32 << rest.len()) - 1;
         let mut d = [0_u16; RUN];
         for (d, w) in d.iter_mut().zip(rest) {
@@ -470,6 +490,31 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few) -> [__m512; T] {
         }
     }
     sum_f32x16.map(|[even, odd]| _mm512_add_ps(even, odd))
+}
+
+/// Adds the products of some blocks of a row with `T` tokens, whose elements are where `elements(token, block)` says.
+///
+/// # Safety
+/// There they are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn add_blocks<const T: usize, const BLOCKS: usize>(
+    sum_f32x16: &mut [[__m512; 2]; T],
+    w: &[BlockQ8_0; BLOCKS],
+    scales: &[__m512; T],
+    elements: impl Fn(usize, usize) -> *const u8,
+) {
+    for first in (0..BLOCKS).step_by(4) {
+        for i in 0..2 {
+            let b = first + 2 * i;
+            let w = pair(&w[b], Some(&w[b + 1]));
+            for (t, sum) in sum_f32x16.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                let x = unsafe { _mm512_loadu_si512(elements(t, b).cast()) };
+                sum[i] = add_pair(sum[i], &w, x, scales[t], b);
+            }
+        }
+    }
 }
 
 /// The elements of two blocks, and −128 times the sums of each four of them: what taking the tokens' as `q + 128` adds

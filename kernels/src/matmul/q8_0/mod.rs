@@ -61,7 +61,7 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 use super::Rows;
-use super::kernel::{Kernel, Product, Tokens};
+use super::kernel::{Kernel, Product, Stream, Tokens};
 use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::runtime::Runtime;
@@ -125,7 +125,7 @@ pub(super) struct Variant {
     /// Tiles of 1, 2, 3 … tokens.
     tiles: &'static [TileFn],
     /// Products of few tokens with rows of the weights; those columns of the outputs are written.
-    dots: unsafe fn(&[u8], &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>),
+    dots: unsafe fn(&[u8], &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>, Stream),
 }
 
 /// Multiplies a panel with as many tokens as the function is for.
@@ -191,9 +191,14 @@ impl Kernel for Variant {
             unreachable!("a kernel for Q8_0 weights");
         };
         if product.tokens.len() <= self.few {
+            let next = match &product.next {
+                Some((Weights::Q8_0(w), rows)) => Some((w, rows)),
+                _ => None,
+            };
+            let stream = Stream::new(&w, &rows, next);
             // SAFETY: a variant is handed out only where the CPU has its instructions; tasks have columns of `y` of
             // their own.
-            unsafe { (self.dots)(product.prepared, &w, rows, &product.y) };
+            unsafe { (self.dots)(product.prepared, &w, rows, &product.y, stream) };
             return;
         }
         let (token_bytes, granule) = self.prepared_layout(product.tokens.len(), product.w.cols());
