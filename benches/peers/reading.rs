@@ -21,6 +21,9 @@ use crate::{Duel, Prepare};
 /// How many copies of an operand are gone through.
 type Copies = Box<dyn Fn(&Context) -> usize>;
 
+/// As many more copies than other benches go through, for the loop would find part of those in the last-level cache.
+const AS_MANY: usize = 4;
+
 /// Positions of a cache.
 const POSITIONS: usize = 4096;
 
@@ -51,14 +54,17 @@ pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
                     hot: false,
                 };
                 let ours = move |context: &Context| {
-                    case.prepare(context.runtimes.get(op, tier)?, case.copies(context))
+                    case.prepare(
+                        context.runtimes.get(op, tier)?,
+                        AS_MANY * case.copies(context),
+                    )
                 };
                 duel(
                     case.shape(),
                     case.work(),
                     Box::new(ours),
                     case.weight_bytes(),
-                    Box::new(move |context| case.copies(context)),
+                    Box::new(move |context| AS_MANY * case.copies(context)),
                 )
             };
             REPRESENTATIVE.into_iter().map(product).collect()
@@ -72,14 +78,17 @@ pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
                     kv: POSITIONS,
                 };
                 let ours = move |context: &Context| {
-                    case.prepare(context.runtimes.get(op, tier)?, case.copies(context))
+                    case.prepare(
+                        context.runtimes.get(op, tier)?,
+                        AS_MANY * case.copies(context),
+                    )
                 };
                 duel(
                     case.shape(),
                     case.work(),
                     Box::new(ours),
                     case.kv_bytes(),
-                    Box::new(move |context| case.copies(context)),
+                    Box::new(move |context| AS_MANY * case.copies(context)),
                 )
             };
             let models = [LLAMA2_7B, QWEN3_0_6B, attention::QWEN3_30B_A3B];

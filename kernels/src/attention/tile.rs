@@ -461,6 +461,7 @@ unsafe fn scores<
                 .map(|ahead| ahead.skip(first * row_bytes))
         };
         if G == S::LANES {
+            // At most: 16 lanes and two keys a tile.
             let mut sums = [[simd.splat(0.0); 8]; VECTORS];
             for part in 0..G / KEYS {
                 let first = key + part * KEYS;
