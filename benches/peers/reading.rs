@@ -10,16 +10,13 @@ use std::rc::Rc;
 use tokgate_kernels::limits::{self, STREAM_GRANULE};
 use tokgate_kernels::{DType, Op, Runtime, Tier};
 
+use crate::Duel;
 use crate::common::attention::{self, LLAMA2_7B, QWEN3_0_6B};
 use crate::common::kind::{Kind, kind};
 use crate::common::matmul;
 use crate::common::moe::QWEN3_30B_A3B;
 use crate::common::shapes::{Layer, REPRESENTATIVE};
-use crate::common::suite::{Context, Routine};
-use crate::{Duel, Prepare};
-
-/// How many copies of an operand are gone through.
-type Copies = Box<dyn Fn(&Context) -> usize>;
+use crate::common::suite::{Context, Routine, Work};
 
 /// As many more copies than other benches go through, for the loop would find part of those in the last-level cache.
 const AS_MANY: usize = 4;
@@ -32,17 +29,6 @@ const PART: usize = 1 << 20;
 
 /// The duels of `op`'s variant for `tier` where a model is bound by memory: a lone token, and few for experts.
 pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
-    let duel = |shape, work, ours: Prepare, bytes: usize, copies: Copies| Duel {
-        op,
-        tier,
-        peer: "read",
-        shape,
-        work,
-        ours,
-        theirs: Box::new(move |context| {
-            reading(context.runtimes.get(op, tier)?, bytes, copies(context))
-        }),
-    };
     match kind(op) {
         Kind::Matmul(dtype) => {
             let product = |layer: Layer| {
@@ -53,19 +39,10 @@ pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
                     n: layer.n,
                     hot: false,
                 };
-                let ours = move |context: &Context| {
-                    case.prepare(
-                        context.runtimes.get(op, tier)?,
-                        AS_MANY * case.copies(context),
-                    )
-                };
-                duel(
-                    case.shape(),
-                    case.work(),
-                    Box::new(ours),
-                    case.weight_bytes(),
-                    Box::new(move |context| AS_MANY * case.copies(context)),
-                )
+                let (shape, work, bytes) = (case.shape(), case.work(), case.weight_bytes());
+                let copies = move |context: &Context| AS_MANY * case.copies(context);
+                let ours = move |rt, copies| case.prepare(rt, copies);
+                beside((op, tier), shape, work, bytes, copies, ours)
             };
             REPRESENTATIVE.into_iter().map(product).collect()
         }
@@ -77,19 +54,10 @@ pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
                     m: 1,
                     kv: POSITIONS,
                 };
-                let ours = move |context: &Context| {
-                    case.prepare(
-                        context.runtimes.get(op, tier)?,
-                        AS_MANY * case.copies(context),
-                    )
-                };
-                duel(
-                    case.shape(),
-                    case.work(),
-                    Box::new(ours),
-                    case.kv_bytes(),
-                    Box::new(move |context| AS_MANY * case.copies(context)),
-                )
+                let (shape, work, bytes) = (case.shape(), case.work(), case.kv_bytes());
+                let copies = move |context: &Context| AS_MANY * case.copies(context);
+                let ours = move |rt, copies| case.prepare(rt, copies);
+                beside((op, tier), shape, work, bytes, copies, ours)
             };
             let models = [LLAMA2_7B, QWEN3_0_6B, attention::QWEN3_30B_A3B];
             models.into_iter().map(decoding).collect()
@@ -98,20 +66,35 @@ pub fn duels(op: Op, tier: Tier) -> Vec<Duel> {
         Kind::Experts(DType::Q8_0) => {
             let block = |m| {
                 let work = QWEN3_30B_A3B.work(DType::Q8_0, m);
-                let ours = move |context: &Context| {
-                    QWEN3_30B_A3B.prepare(context.runtimes.get(op, tier)?, DType::Q8_0, m)
-                };
-                duel(
-                    QWEN3_30B_A3B.shape(m),
-                    work,
-                    Box::new(ours),
-                    work.bytes as usize,
-                    Box::new(|_| 1),
-                )
+                let (shape, bytes) = (QWEN3_30B_A3B.shape(m), work.bytes as usize);
+                let ours = move |rt, _| QWEN3_30B_A3B.prepare(rt, DType::Q8_0, m);
+                beside((op, tier), shape, work, bytes, |_| 1, ours)
             };
             [8, 32].into_iter().map(block).collect()
         }
         Kind::Experts(_) | Kind::Router | Kind::Elementwise(_) => Vec::new(),
+    }
+}
+
+/// An operation beside a loop that reads `bytes`; both go through as many copies of their operands.
+fn beside(
+    (op, tier): (Op, Tier),
+    shape: String,
+    work: Work,
+    bytes: usize,
+    copies: impl Fn(&Context) -> usize + Copy + 'static,
+    ours: impl FnOnce(Rc<Runtime>, usize) -> anyhow::Result<Routine> + 'static,
+) -> Duel {
+    Duel {
+        op,
+        tier,
+        peer: "read",
+        shape,
+        work,
+        ours: Box::new(move |context| ours(context.runtimes.get(op, tier)?, copies(context))),
+        theirs: Box::new(move |context| {
+            reading(context.runtimes.get(op, tier)?, bytes, copies(context))
+        }),
     }
 }
 

@@ -439,8 +439,8 @@ impl Shape {
             1 => simd.meet::<T, T, 1, 1>(tile, block),
             2 => simd.meet::<T, T, 1, 2>(tile, block),
             4 => simd.meet::<T, T, 1, 4>(tile, block),
-            8 => simd.meet::<T, T, 1, 8>(tile, block),
-            _ => simd.meet::<T, T, 1, 16>(tile, block),
+            // A lone row of whole vectors is read across.
+            _ => simd.meet::<T, T, 1, 8>(tile, block),
         }
     }
 

@@ -310,7 +310,7 @@ pub(super) struct Block<E> {
     pub(super) keys: usize,
     /// `keys` rows of `head_dim` elements.
     pub(super) k: Rows<E>,
-    /// `keys`, or with pairs half as many, rows of `head_dim` elements or words.
+    /// `keys` rows of `head_dim` elements, or with words that are pairs half as many.
     pub(super) v: Rows<E>,
     /// Where to fetch while the scores are computed, as much as the keys are in the cache.
     pub(super) during_scores: Option<Ahead>,

@@ -183,6 +183,12 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
         let operand = &operands[product.operand];
         let next = (task + 1 < tasks).then(|| task_of(task + 1));
         for start in rows.clone().step_by(product.near_rows) {
+            let end = rows.end.min(start + product.near_rows);
+            let after = if end < rows.end {
+                Some((product.w, end..rows.end))
+            } else {
+                next.clone().map(|(product, rows)| (product.w, rows))
+            };
             for tokens in operand.groups() {
                 let at = |token| operand.start + token * operand.token_bytes;
                 product.kernel.multiply(
@@ -192,10 +198,10 @@ pub fn matmul_all(rt: &Runtime, jobs: &mut [Job]) {
                         prepared: &prepared[at(tokens.start)..at(tokens.end)],
                         w: product.w,
                         y: product.y.row_range(tokens.start, tokens.end),
-                        next: next.clone().map(|(product, rows)| (product.w, rows)),
+                        next: after.clone(),
                         alike: rt.is_batch_invariant(),
                     },
-                    start..rows.end.min(start + product.near_rows),
+                    start..end,
                 );
             }
         }
