@@ -13,11 +13,10 @@ fn main() -> ExitCode {
         Ok(outcome) => outcome.into(),
         Err(error) => {
             // Messages quote what files say, and nothing in those may act on the terminal.
-            let text = format!("tokgate: {error:#}");
-            eprintln!(
-                "{}",
-                text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
-            );
+            let text = format!("tokgate: {error:#}\n");
+            let line = text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
+            // In one piece, as processes that a launcher started may write at the same time.
+            eprint!("{line}");
             ExitCode::from(2)
         }
     }

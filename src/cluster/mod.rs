@@ -60,3 +60,10 @@ pub mod report;
 pub mod send;
 pub mod timing;
 pub mod wire;
+
+/// Tells on stderr what a rank has to say, in one piece: a launcher passes on what it gets as it comes, and would mix
+/// the words of ranks that speak at the same time.
+pub fn tell(rank: usize, what: &str) {
+    let line = format!("tokgate: rank {rank}: {what}\n");
+    eprint!("{line}");
+}

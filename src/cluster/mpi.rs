@@ -111,7 +111,7 @@ impl Shared {
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
-        eprintln!("tokgate: rank {}: {text}", self.rank);
+        super::tell(self.rank, &text);
         thread::sleep(GRACE);
         let _calls = self.locked();
         SimpleCommunicator::world().abort(2)
@@ -417,10 +417,10 @@ impl Beats {
             let seconds = now.duration_since(*heard).as_secs_f64();
             format!("; rank {rank} was heard last, {seconds:.1} s ago")
         });
-        eprintln!(
-            "tokgate: rank {}: mpirun ended it {waiting}{quietest}: another rank has died, mpirun says which",
-            self.shared.rank
+        let what = format!(
+            "mpirun ended it {waiting}{quietest}: another rank has died, mpirun says which"
         );
+        super::tell(self.shared.rank, &what);
         std::process::exit(2)
     }
 }

@@ -78,7 +78,6 @@ impl Watcher for Teller {
     }
 
     fn say(&self, what: &str) {
-        self.bar
-            .suspend(|| eprintln!("tokgate: rank {}: {what}", self.rank));
+        self.bar.suspend(|| crate::cluster::tell(self.rank, what));
     }
 }

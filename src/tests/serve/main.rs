@@ -80,12 +80,7 @@ fn many_at_a_time_get_what_each_would_get_alone() {
         metrics.contains("tokgate:requests_finished_total 12\n"),
         "{metrics}"
     );
-    let metrics = guessing.get("/metrics").body;
-    let line = metrics
-        .lines()
-        .find(|line| line.starts_with("vllm:spec_decode_num_accepted_tokens_total"))
-        .unwrap();
-    assert!(!line.ends_with(" 0"), "{metrics}");
+    until_a_guess_is_right(&guessing, &greedy(&prompts[2], 40));
 }
 
 /// Random weights, whose likeliest tokens are often as likely but for rounding; probabilities are told, so that a last
@@ -118,7 +113,7 @@ fn batch_invariant_answers_are_those_of_a_lone_request_to_the_bit() {
             }
         });
     }
-    assert!(metric(&busy, ACCEPTED) > 0.0);
+    until_a_guess_is_right(&busy, &asks[2]);
     // Beginnings of earlier prompts served later ones.
     assert!(metric(&busy, "vllm:prefix_cache_hits_total") > 0.0);
 }
@@ -136,6 +131,17 @@ fn metric(server: &Server, name: &str) -> f64 {
 
 const DRAFTED: &str = "vllm:spec_decode_num_draft_tokens_total";
 const ACCEPTED: &str = "vllm:spec_decode_num_accepted_tokens_total";
+
+/// How much is guessed depends on what passes took: a slow moment at the beginning forbids guesses for some hundred
+/// tokens.
+fn until_a_guess_is_right(server: &Server, ask: &Value) {
+    let mut more = 0;
+    while metric(server, ACCEPTED) == 0.0 {
+        assert!(more < 200, "no guess was ever right");
+        server.post("/v1/completions", ask).json();
+        more += 1;
+    }
+}
 
 #[test]
 fn a_draft_model_changes_no_token() {
@@ -204,7 +210,10 @@ fn guesses_change_no_bit() {
         }
     }
     for server in &guessing {
-        assert!(metric(server, ACCEPTED) > 0.0);
+        until_a_guess_is_right(
+            server,
+            &greedy(&PROMPT.replace("5 3 8 1", "4 4 4 4 4 4"), 120),
+        );
     }
 }
 
