@@ -82,10 +82,6 @@ impl Simd for Avx2 {
         unreachable!("words are f32")
     }
 
-    fn woven(self, _: [__m256; 2]) -> [__m256; 2] {
-        unreachable!("words are f32")
-    }
-
     fn unwoven(self, _: [__m256; 2]) -> [__m256; 2] {
         unreachable!("words are f32")
     }
@@ -232,6 +228,10 @@ impl Simd for Avx2 {
         }
         // SAFETY: an `Avx2` proves that the CPU has these features.
         unsafe { enabled::<Self, T>(self, query, place, to) }
+    }
+
+    fn unweave(self, _: &mut [f32]) {
+        unreachable!("words are f32")
     }
 
     fn divide(self, from: &[f32], by: f32, to: &mut [f32]) {

@@ -5,7 +5,9 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::flash::Element;
-use super::tile::{Block, EXP2, Place, Simd, Tile, divide, meet, pack_row, widen_rows, zip_rows};
+use super::tile::{
+    Block, EXP2, Place, Simd, Tile, divide, meet, pack_row, unweave, widen_rows, zip_rows,
+};
 use crate::level::{Level, Tier};
 
 /// Proof of AVX-512 F, BW, DQ and VL, and with pairs of AVX-512 BF16.
@@ -103,16 +105,6 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
                 _mm512_castsi512_ps(_mm512_unpacklo_epi16(even, odd)),
                 _mm512_castsi512_ps(_mm512_unpackhi_epi16(even, odd)),
             ]
-        })
-    }
-
-    #[inline(always)]
-    fn woven(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
-        value!({
-            let low = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
-            let high = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
-            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-            [low, high].map(|order| _mm512_castpd_ps(_mm512_permutex2var_pd(a, order, b)))
         })
     }
 
@@ -312,6 +304,15 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
             // SAFETY: a `Vectors` proves that the CPU has these features.
             unsafe { enabled::<Self, T>(self, query, place, to) }
         }
+    }
+
+    fn unweave(self, row: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn enabled<S: Simd>(simd: S, row: &mut [f32]) {
+            unweave(simd, row);
+        }
+        // SAFETY: a `Vectors` proves that the CPU has these features.
+        unsafe { enabled(self, row) }
     }
 
     fn divide(self, from: &[f32], by: f32, to: &mut [f32]) {

@@ -153,12 +153,16 @@ pub(super) fn attention<S: Simd, T: Element>(
     let mut partials =
         MatMut::new(&mut partials, partial_rows, width).expect("taken for these rows");
     let shared = partials.shared();
-    rt.pool().for_each(tasks, |_, task| {
-        // Later tokens see more keys: the long tasks go first, the short ones fill the gaps at the end.
-        let task = tasks - 1 - task;
+    let run = |task: usize| {
         let plan = &plans[plans.partition_point(|plan| plan.first_task <= task) - 1];
         plan.run(simd, spec, rt.scratch(), task - plan.first_task, shared);
-    });
+    };
+    if plans.iter().all(|plan| plan.blocks <= 1) {
+        rt.pool().for_each_in_runs(tasks, |_, task| run(task));
+    } else {
+        // Later tokens see more keys: the long tasks go first, the short ones fill the gaps at the end.
+        rt.pool().for_each(tasks, |_, task| run(tasks - 1 - task));
+    }
     if partial_rows > 0 {
         let split = plans.iter().filter(|plan| plan.parts > 1);
         rt.pool()
@@ -262,6 +266,13 @@ impl<'a, T: Element> Plan<'a, T> {
             let cut = (keys.start / self.part + part) * self.part;
             keys = keys.start.max(cut)..keys.end.min(cut + self.part);
         }
+        // The next task's keys, where a worker takes tasks in order.
+        let after = if part + 1 == self.parts && kv_head + 1 < spec.n_kv_head {
+            let begin = spec.first_key(self.start) * dim;
+            &self.cache.keys(kv_head + 1)[begin..]
+        } else {
+            &self.cache.keys(kv_head)[keys.end * dim..]
+        };
         let task = Task {
             simd,
             spec,
@@ -270,6 +281,7 @@ impl<'a, T: Element> Plan<'a, T> {
             cache: self.cache,
             kv_head,
             keys,
+            after,
         };
         task.run(scratch, |row, out, max, sum| {
             if self.parts > 1 {

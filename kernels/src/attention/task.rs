@@ -76,6 +76,8 @@ pub(super) struct Task<'a, S, T> {
     pub(super) cache: Cache<'a, T>,
     pub(super) kv_head: usize,
     pub(super) keys: Range<usize>,
+    /// What will be read after the last of the keys.
+    pub(super) after: &'a [T],
 }
 
 impl<S: Simd, T: Element> Task<'_, S, T> {
@@ -184,12 +186,11 @@ impl<S: Simd, T: Element> Task<'_, S, T> {
                 let lanes = shape.lanes_of::<S>(row);
                 let max = max[lanes.start];
                 let sum = sum[lanes].iter().step_by(S::LANES / shape.g).sum();
-                finish(
-                    shape.first + row,
-                    &out[(shape.at + row) * dim..][..len],
-                    max,
-                    sum,
-                );
+                let out = &mut out[(shape.at + row) * dim..][..dim];
+                if S::PAIRS && reading != Reading::Staged {
+                    self.simd.unweave(out);
+                }
+                finish(shape.first + row, &out[..len], max, sum);
             }
         }
     }
@@ -278,7 +279,14 @@ impl<T: Element> Keys<T> {
             reading,
             staged: (reading == Reading::Staged).then(|| T::stage(task.simd, k, v, dim, stage)),
             this_values: ahead(rows[1]),
-            next: all.map(|rows| ahead(&rows[block.end * len..])),
+            next: [
+                if block.end < task.keys.end {
+                    ahead(&all[0][block.end * len..])
+                } else {
+                    ahead(task.after)
+                },
+                ahead(&all[1][block.end * len..]),
+            ],
         }
     }
 
