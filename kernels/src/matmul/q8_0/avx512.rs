@@ -447,7 +447,8 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
             add_blocks::<T, RUN>(&mut sum_f32x16, w, &scales, |t, b| elements(t, first + b));
         }
     }
-    for w in halves {
+    // At most one: a loop over it would have the tokens' elements loaded before.
+    if let Some(w) = halves.first() {
         ask(RUN / 2);
         let first = runs.len() * RUN;
         // SAFETY: as above; the mask keeps to the scales of eight blocks.
