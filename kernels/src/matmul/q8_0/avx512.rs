@@ -431,25 +431,28 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
     let mut ahead: *const BlockQ8_0 = stream
         .ahead(w.as_ptr(), super::AHEAD * size_of::<BlockQ8_0>())
         .cast();
-    let mut ask = |blocks: usize| {
-        super::ask(ahead, blocks);
-        ahead = ahead.wrapping_add(blocks);
+    let mut pass = |blocks: usize| {
+        let start = ahead;
+        ahead = start.wrapping_add(blocks);
+        start
     };
     let (runs, rest) = w.as_chunks::<RUN>();
     let (halves, rest) = rest.as_chunks::<{ RUN / 2 }>();
     for (run, w) in runs.iter().enumerate() {
-        ask(RUN);
+        let ahead = pass(RUN);
         let (d, first) = (weight_scales(w), run * RUN);
         // SAFETY: the tokens have as many blocks as the row.
         unsafe {
             let scales =
                 std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_loadu_ps(scales(t, first))));
-            add_blocks::<T, RUN>(&mut sum_f32x16, w, &scales, |t, b| elements(t, first + b));
+            add_blocks::<T, RUN>(&mut sum_f32x16, w, &scales, ahead, |t, b| {
+                elements(t, first + b)
+            });
         }
     }
     // At most one: a loop over it would have the tokens' elements loaded before.
     if let Some(w) = halves.first() {
-        ask(RUN / 2);
+        let ahead = pass(RUN / 2);
         let first = runs.len() * RUN;
         // SAFETY: as above; the mask keeps to the scales of eight blocks.
         unsafe {
@@ -457,13 +460,13 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
             let scales = std::array::from_fn(|t| {
                 _mm512_mul_ps(d, _mm512_maskz_loadu_ps(0xff, scales(t, first)))
             });
-            add_blocks::<T, { RUN / 2 }>(&mut sum_f32x16, w, &scales, |t, b| {
+            add_blocks::<T, { RUN / 2 }>(&mut sum_f32x16, w, &scales, ahead, |t, b| {
                 elements(t, first + b)
             });
         }
     }
     if !rest.is_empty() {
-        ask(rest.len());
+        super::ask(pass(rest.len()), rest.len());
         let first = w.len() - rest.len();
         let known = (1_u32 << rest.len()) - 1;
         let mut d = [0_u16; RUN];
@@ -493,7 +496,8 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
     sum_f32x16.map(|[even, odd]| _mm512_add_ps(even, odd))
 }
 
-/// Adds the products of some blocks of a row with `T` tokens, whose elements are where `elements(token, block)` says.
+/// Adds the products of some blocks of a row with `T` tokens, whose elements are where `elements(token, block)` says. Each
+/// pair of blocks asks for its share of those that are `ahead`.
 ///
 /// # Safety
 /// There they are.
@@ -503,19 +507,37 @@ unsafe fn add_blocks<const T: usize, const BLOCKS: usize>(
     sum_f32x16: &mut [[__m512; 2]; T],
     w: &[BlockQ8_0; BLOCKS],
     scales: &[__m512; T],
+    ahead: *const BlockQ8_0,
     elements: impl Fn(usize, usize) -> *const u8,
 ) {
-    for first in (0..BLOCKS).step_by(4) {
-        for i in 0..2 {
-            let b = first + 2 * i;
-            let w = pair(&w[b], Some(&w[b + 1]));
-            for (t, sum) in sum_f32x16.iter_mut().enumerate() {
-                // SAFETY: the caller's promise.
-                let x = unsafe { _mm512_loadu_si512(elements(t, b).cast()) };
-                sum[i] = add_pair(sum[i], &w, x, scales[t], b);
+    const { assert!(BLOCKS <= RUN && BLOCKS.is_multiple_of(2)) };
+    // A loop over them would stay one, for the sake of `pin`.
+    macro_rules! pairs {
+        ($($i:literal)*) => { $(
+            if 2 * $i < BLOCKS {
+                let b = 2 * $i;
+                super::ask_part(ahead, b..b + 2);
+                let w = pair(&w[b], Some(&w[b + 1]));
+                for (t, sum) in sum_f32x16.iter_mut().enumerate() {
+                    // SAFETY: the caller's promise.
+                    let x = unsafe { _mm512_loadu_si512(elements(t, b).cast()) };
+                    sum[$i % 2] = pin(add_pair(sum[$i % 2], &w, x, scales[t], b));
+                }
             }
-        }
+        )* };
     }
+    pairs!(0 1 2 3 4 5 6 7);
+}
+
+/// `v`, which is computed before what comes after it in the program touches memory. The compiler would otherwise move a
+/// run's requests for memory to its beginning, in a bunch, where they hold each other up: on Zen 5, from memory, a lone
+/// token 1.01 to 1.02 × as fast, six tokens, which wait less for their loads, 1.03.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pin(mut v: __m512) -> __m512 {
+    // SAFETY: there is no instruction in it.
+    unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) v, options(nostack, preserves_flags)) };
+    v
 }
 
 /// The elements of two blocks, and −128 times the sums of each four of them: what taking the tokens' as `q + 128` adds
