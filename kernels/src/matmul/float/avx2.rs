@@ -170,7 +170,7 @@ unsafe fn dot<W: Wide, const R: usize, const M: usize>(a: &Dot<W, f32>) {
                 // A block is a line of f32, but half a line of the others.
                 let line = a.next.wrapping_add(b * a.next_block + r * a.next_row);
                 if size_of::<W>() == 4 || (b + r).is_multiple_of(2) {
-                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
                 }
                 let w = W::block(a.w.add(r * a.w_stride + b * BLOCK));
                 add_block::<R, M>(acc, w, &x, b * BLOCK);

@@ -175,9 +175,9 @@ unsafe fn dot<W: Wide, const R: usize, const M: usize>(a: &Dot<W, f32>) {
         for b in 0..blocks {
             for (r, acc) in acc_f32x16.iter_mut().enumerate() {
                 let line = a.next.wrapping_add(b * a.next_block + r * a.next_row);
-                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                _mm_prefetch::<_MM_HINT_T0>(line.cast());
                 if size_of::<W>() == 4 {
-                    _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(16).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(16).cast());
                 }
                 let w = W::block(a.w.add(r * a.w_stride + b * BLOCK));
                 add_block::<R, M>(acc, w, &x, b * BLOCK);
