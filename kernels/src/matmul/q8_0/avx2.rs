@@ -509,7 +509,7 @@ fn block_dot<W, X>(w: &[W; BLOCK_LEN], x: &[X; BLOCK_LEN]) -> __m256 {
 #[target_feature(enable = "avx2")]
 fn ask(start: *const u8, bytes: usize) {
     for line in (0..bytes).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(line).cast());
+        _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast());
     }
 }
 
