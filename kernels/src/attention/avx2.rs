@@ -82,10 +82,6 @@ impl Simd for Avx2 {
         unreachable!("words are f32")
     }
 
-    fn unwoven(self, _: [__m256; 2]) -> [__m256; 2] {
-        unreachable!("words are f32")
-    }
-
     #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         value!(_mm256_add_ps(a, b))

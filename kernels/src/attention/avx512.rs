@@ -5,9 +5,7 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::flash::Element;
-use super::tile::{
-    Block, EXP2, Place, Simd, Tile, divide, meet, pack_row, unweave, widen_rows, zip_rows,
-};
+use super::tile::{Block, EXP2, Place, Simd, Tile, divide, meet, pack_row, widen_rows, zip_rows};
 use crate::level::{Level, Tier};
 
 /// Proof of AVX-512 F, BW, DQ and VL, and with pairs of AVX-512 BF16.
@@ -105,16 +103,6 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
                 _mm512_castsi512_ps(_mm512_unpacklo_epi16(even, odd)),
                 _mm512_castsi512_ps(_mm512_unpackhi_epi16(even, odd)),
             ]
-        })
-    }
-
-    #[inline(always)]
-    fn unwoven(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
-        value!({
-            let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-            let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-            [low, high].map(|order| _mm512_castpd_ps(_mm512_permutex2var_pd(a, order, b)))
         })
     }
 
@@ -307,12 +295,22 @@ impl<const PAIRS: bool> Simd for Vectors<PAIRS> {
     }
 
     fn unweave(self, row: &mut [f32]) {
-        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-        fn enabled<S: Simd>(simd: S, row: &mut [f32]) {
-            unweave(simd, row);
+        #[target_feature(enable = "avx512f")]
+        fn enabled(row: &mut [f32]) {
+            let low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            for two in row.as_chunks_mut::<32>().0 {
+                let to: *mut f64 = two.as_mut_ptr().cast();
+                // SAFETY: two vectors of the chunk's bytes.
+                unsafe {
+                    let (a, b) = (_mm512_loadu_pd(to), _mm512_loadu_pd(to.add(8)));
+                    _mm512_storeu_pd(to, _mm512_permutex2var_pd(a, low, b));
+                    _mm512_storeu_pd(to.add(8), _mm512_permutex2var_pd(a, high, b));
+                }
+            }
         }
         // SAFETY: a `Vectors` proves that the CPU has these features.
-        unsafe { enabled(self, row) }
+        unsafe { enabled(row) }
     }
 
     fn divide(self, from: &[f32], by: f32, to: &mut [f32]) {

@@ -47,8 +47,8 @@ impl Reading {
         }
     }
 
-    /// Keys of a block. On Zen 5, with keys and values from memory, one row of pairs was a tenth faster with 64 than
-    /// with 32 or 128, more rows a few percent faster with 32 than with 64; for many rows neither 32 nor 128 was
+    /// Keys of a block. On Zen 5, with keys and values from memory, one row of pairs was 1 % faster with 64 than
+    /// with 32, more rows a few percent faster with 32 than with 64; for many rows neither 32 nor 128 was
     /// faster. What few rows stage is 16 KiB at 128 elements, and leaves half of L1 to what is read.
     fn block_keys<S: Simd>(self, rows: usize) -> usize {
         match self {

@@ -74,10 +74,8 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// `LANES` elements can be read from both.
     unsafe fn zip(self, even: *const bf16, odd: *const bf16) -> Self::V;
     /// Pairs of an element of `even` and one of `odd`, both of twice `LANES` bf16, in an order that is cheap to make;
-    /// see [`Simd::unwoven`].
+    /// see [`Simd::unweave`].
     fn weave(self, even: Self::V, odd: Self::V) -> [Self::V; 2];
-    /// Two vectors of f32, which are in the order in which [`Simd::weave`] leaves pairs, in their own.
-    fn unwoven(self, v: [Self::V; 2]) -> [Self::V; 2];
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
@@ -119,7 +117,7 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn zip_rows(self, from: &[bf16], head_dim: usize, to: &mut [f32], stride: usize);
     /// [`pack_row`] with the instructions enabled.
     fn pack_row<T: Element>(self, query: &[f32], place: Place, to: &mut [f32]);
-    /// [`unweave`] with the instructions enabled.
+    /// Puts a row of output in order that was gathered from values which were woven: each two whole vectors.
     fn unweave(self, row: &mut [f32]);
     /// [`divide`] with the instructions enabled.
     fn divide(self, from: &[f32], by: f32, to: &mut [f32]);
@@ -297,20 +295,6 @@ fn scatter<const G: usize>(words: &[f32], rows: usize, to: &mut [f32], at: &mut 
     }
 }
 
-/// Puts a row of output in order that was gathered from values which were woven.
-#[inline(always)]
-pub(super) fn unweave<S: Simd>(simd: S, row: &mut [f32]) {
-    for two in row.chunks_exact_mut(2 * S::LANES) {
-        let (a, b) = two.split_at_mut(S::LANES);
-        // SAFETY: both have a vector's lanes.
-        unsafe {
-            let [first, second] = simd.unwoven([simd.load(a.as_ptr()), simd.load(b.as_ptr())]);
-            simd.store(a.as_mut_ptr(), first);
-            simd.store(b.as_mut_ptr(), second);
-        }
-    }
-}
-
 /// `to = from / by`.
 #[inline(always)]
 pub(super) fn divide(from: &[f32], by: f32, to: &mut [f32]) {
@@ -364,7 +348,7 @@ pub(super) struct Tile<'a> {
     pub(super) max: &'a mut [f32],
     /// Each lane's running sum; a row's sum is that of its lanes.
     pub(super) sum: &'a mut [f32],
-    /// Each row's running output, in the order of [`unweave`]'s argument where pairs are made of values as they are read.
+    /// Each row's running output, in the order in which [`Simd::weave`] leaves pairs where values are woven as they are read.
     pub(super) out: &'a mut [f32],
 }
 

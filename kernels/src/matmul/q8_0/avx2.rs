@@ -347,7 +347,7 @@ fn dot(w: &[BlockQ8_0], elements: &[u8], scales: &[u8], stream: Stream) -> __m25
     let ahead = super::AHEAD * size_of::<BlockQ8_0>();
     let mut ahead: *const BlockQ8_0 = stream.ahead(w.as_ptr(), ahead).cast();
     for ((w, elements), scales) in runs.iter().zip(elements).zip(scales) {
-        super::ask(ahead, RUN);
+        super::ask(ahead, 0..RUN);
         ahead = ahead.wrapping_add(RUN);
         // SAFETY: there are as many blocks as it reads, and the array holds a register.
         let scales = unsafe {

@@ -428,19 +428,14 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
         x.wrapping_add(at).cast::<f32>()
     };
     let mut sum_f32x16 = [[_mm512_setzero_ps(); 2]; T];
-    let mut ahead: *const BlockQ8_0 = stream
+    let ahead: *const BlockQ8_0 = stream
         .ahead(w.as_ptr(), super::AHEAD * size_of::<BlockQ8_0>())
         .cast();
-    let mut pass = |blocks: usize| {
-        let start = ahead;
-        ahead = start.wrapping_add(blocks);
-        start
-    };
     let (runs, rest) = w.as_chunks::<RUN>();
     let (halves, rest) = rest.as_chunks::<{ RUN / 2 }>();
     for (run, w) in runs.iter().enumerate() {
-        let ahead = pass(RUN);
         let (d, first) = (weight_scales(w), run * RUN);
+        let ahead = ahead.wrapping_add(first);
         // SAFETY: the tokens have as many blocks as the row.
         unsafe {
             let scales =
@@ -452,8 +447,8 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
     }
     // At most one: a loop over it would have the tokens' elements loaded before.
     if let Some(w) = halves.first() {
-        let ahead = pass(RUN / 2);
         let first = runs.len() * RUN;
+        let ahead = ahead.wrapping_add(first);
         // SAFETY: as above; the mask keeps to the scales of eight blocks.
         unsafe {
             let d = _mm512_cvtph_ps(_mm256_zextsi128_si256(eight_scales(w.as_ptr())));
@@ -466,8 +461,8 @@ unsafe fn dot<const T: usize>(w: &[BlockQ8_0], few: &Few, stream: Stream) -> [__
         }
     }
     if !rest.is_empty() {
-        super::ask(pass(rest.len()), rest.len());
         let first = w.len() - rest.len();
+        super::ask(ahead, first..w.len());
         let known = (1_u32 << rest.len()) - 1;
         let mut d = [0_u16; RUN];
         for (d, w) in d.iter_mut().zip(rest) {
@@ -516,7 +511,7 @@ unsafe fn add_blocks<const T: usize, const BLOCKS: usize>(
         ($($i:literal)*) => { $(
             if 2 * $i < BLOCKS {
                 let b = 2 * $i;
-                super::ask_part(ahead, b..b + 2);
+                super::ask(ahead, b..b + 2);
                 let w = pair(&w[b], Some(&w[b + 1]));
                 for (t, sum) in sum_f32x16.iter_mut().enumerate() {
                     // SAFETY: the caller's promise.

@@ -429,15 +429,10 @@ impl Walk<'_> {
     }
 }
 
-/// Asks for some blocks from memory, which will be wanted soon, and but once: into L1. Any address will do.
+/// Asks for some of the blocks from `start` on from memory, which will be wanted soon, and but once: into L1. Any address
+/// will do.
 #[inline(always)]
-fn ask(start: *const BlockQ8_0, blocks: usize) {
-    ask_part(start, 0..blocks);
-}
-
-/// Asks for the cache lines that start in some of the blocks from `start` on, as [`ask`] does for all of them.
-#[inline(always)]
-fn ask_part(start: *const BlockQ8_0, blocks: Range<usize>) {
+fn ask(start: *const BlockQ8_0, blocks: Range<usize>) {
     let line = |block: usize| (block * size_of::<BlockQ8_0>()).div_ceil(64);
     for line in line(blocks.start)..line(blocks.end) {
         let line = start.cast::<i8>().wrapping_add(line * 64);
