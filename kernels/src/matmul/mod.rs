@@ -16,11 +16,11 @@
 //! ```
 //!
 //! NUMERICS. Products are accumulated in f32, in an order that depends on the variant and on the shape, and not on the
-//! number of threads. In a [batch-invariant](Runtime::batch_invariant) runtime it is the order of one token. Q8_0: the 32 products of a block add up exactly in i32, then `(d_w · d_x) · sum` is accumulated in
-//! f32, the three factors being multiplied in any order. The activations' `d` stays f32: as f16, which is what a block
-//! in a file has, it would overflow from max|x| = 8.3e6 on and lose bits below 8e-3. The bound of 2⁻¹⁰⁰ keeps `127 / a`
-//! finite. Non-finite activations make their own token's outputs non-finite and touch no other's. Outputs are zero where
-//! `k` is zero.
+//! number of threads. In a [batch-invariant](Runtime::batch_invariant) runtime it is the order of one token. Q8_0: the 32
+//! products of a block add up exactly in i32, then `(d_w · d_x) · sum` is accumulated in f32, the three factors being
+//! multiplied in any order. The activations' `d` stays f32: as f16, which is what a block in a file has, it would overflow
+//! from max|x| = 8.3e6 on and lose bits below 8e-3. The bound of 2⁻¹⁰⁰ keeps `127 / a` finite. Non-finite activations make
+//! their own token's outputs non-finite and touch no other's. Outputs are zero where `k` is zero.
 //!
 //! WHY. One call takes a list of products, because a fork and join costs a microsecond or two, which is what a small
 //! product costs: Q, K and V, or gate and up, or all experts of a layer go over the workers at once. Products that share
@@ -33,10 +33,10 @@
 //!
 //! WHY batch invariance by groups: the forms for few tokens and for many add up in different orders, and each is the
 //! faster one where it is used. Where a token's bits must not depend on its neighbours, groups of as many tokens as a
-//! variant multiplies alike meet the same rows of weights one after the other, while these are in L2. Beside a plain product
-//! of as many tokens, weights from memory, 4096 → 4096, one thread of a Zen 5: Q8_0 is as fast up to 6 tokens, 0.9 at 8 and
-//! 0.5 at 25; bf16 0.75 to 0.95 up to 6, 0.66 at 25. Attention of 5 tokens is 0.6 at 600 positions and 0.4 at 4096, for each
-//! token reads the keys by itself.
+//! variant multiplies alike meet the same rows of weights one after the other, while these are in L2. Beside a plain
+//! product of as many tokens, weights from memory, 4096 → 4096, one thread of a Zen 5: Q8_0 is as fast at 2 tokens, 0.8
+//! at 4, 0.65 at 6, 0.5 at 8 and 0.45 at 25; bf16 0.75 to 0.95 up to 6, 0.66 at 25. Attention of 5 tokens is 0.6 at 600
+//! positions and 0.4 at 4096, for each token reads the keys by itself.
 
 #[cfg(target_arch = "x86_64")]
 mod float;

@@ -348,7 +348,7 @@ fn alone(op: Op) {
 fn extremes(op: Op) {
     let mut rng = Rng::new(3);
     let k = 2 * q8_0::BLOCK_LEN;
-    for m in [1, 3, 9, 20] {
+    for m in [1, 3, 6, 9, 20] {
         let mut w = Matrix::new(op, &mut rng, 37, k, 0, 0);
         match &mut w.data {
             Owned::Q8_0(w) => {

@@ -9,11 +9,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::Rows;
-use super::super::kernel::{Stream, Tokens};
+use super::super::kernel::{Product, Stream, Tokens};
 use super::{MAGIC, Part, Tile, TileFn, Variant};
 use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
-use crate::view::{MatRef, SharedMat};
+use crate::view::MatRef;
 
 pub(in super::super) static AVX2: Variant = Variant {
     panel: PANEL,
@@ -274,7 +274,8 @@ const STRIPS: [[StripFn; 2]; STRIP - 1] = [
 
 /// Products of some tokens with rows of the weights as they lie.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>, stream: Stream) {
+fn dots(product: &Product, w: &MatRef<BlockQ8_0>, rows: Rows, stream: Stream) {
+    let Product { prepared, y, .. } = product;
     let (m, blocks) = (y.rows(), w.cols());
     if m == 1 {
         // SAFETY: tasks have columns of `y` of their own.

@@ -9,24 +9,25 @@
 //! y[m][n] = Σ_b d_w[n][b] · d[m][b] · Σ_i q_w[n][b][i] · q[m][b][i]
 //! ```
 //! rounded to the nearest, ties to even; all zeros where a[b] < 2⁻¹⁰⁰, d[b] = NaN where a block holds a NaN or an
-//! infinity. It takes one of two forms, by the number of tokens:
+//! infinity. It takes one of three forms, by the number of tokens:
 //! - DOTS, for few: rows are read as they lie, lanes along k.
-//! - TILES, for more: a panel of rows, some blocks deep, is interleaved and met by all tokens, lanes along n.
+//! - COLUMNS, for some more, with AVX-512: rows are read side by side as they lie, lanes along n ([`avx512::columns`]).
+//! - TILES, for many: a panel of rows, some blocks deep, is interleaved and met by all tokens, lanes along n.
 //!
-//! NUMERICS. What is lost to the definition is the activations' rounding: half of d[b] for each element, at most 1/254 of
-//! its block's largest. All else is small beside it. The inner sum is exact: |q_w · q| ≤ 128 · 127, so that 32 of them
-//! stay below 2¹⁹. A variant that starts its sums elsewhere (AVX-512 takes weights as `q_w + 128` in TILES and tokens as
-//! `q + 128` in DOTS, TILES start at [`MAGIC`]) subtracts what it added, to the bit. `MAGIC` makes floats of sums without
-//! an instruction: its bit pattern plus an integer within 2²² *is* the float MAGIC plus that integer, and
-//! `(MAGIC + sum) · d_w − MAGIC · d_w` rounds once, by a fused multiply-add, for `MAGIC · d_w` is exact: the one has 2
-//! significant bits, the other 11. The sum over blocks is in f32: TILES take k in order, DOTS in as many partial sums as
-//! the variant has lanes and accumulators. Both depend on the shape alone, not on the number of threads.
+//! NUMERICS. What is lost to the definition is the activations' rounding: half of d[b] for each element, at most 1/254
+//! of its block's largest. All else is small beside it. The inner sum is exact: |q_w · q| ≤ 128 · 127, so that 32 of
+//! them stay below 2¹⁹. A variant that starts its sums elsewhere (AVX-512 takes weights as `q_w + 128` in TILES and
+//! tokens as `q + 128` in the other forms, TILES and COLUMNS start at [`MAGIC`]) subtracts what it added, to the bit.
+//! `MAGIC` makes floats of sums without an instruction: its bit pattern plus an integer within 2²² *is* the float MAGIC
+//! plus that integer, and `(MAGIC + sum) · d_w − MAGIC · d_w` rounds once, by a fused multiply-add, for `MAGIC · d_w`
+//! is exact: the one has 2 significant bits, the other 11. The sum over blocks is in f32: TILES and COLUMNS take k in
+//! order, DOTS in as many partial sums as the variant has lanes and accumulators. Both depend on the shape alone, not
+//! on the number of threads.
 //!
-//! WHY two forms. Packing a panel costs about as much as multiplying it with a few tokens, and 32 rows side by side are
-//! slower to read from memory than one after the other. Up to [`Variant::few`] tokens it is cheaper to meet the weights
-//! as they lie: with AVX2 on Zen 3, two threads, 1.7 × as fast at 2 tokens, 1.6 at 4, 1.15 at 6, and no faster at 8; with
-//! AVX-512 on Zen 5, from memory, 1.7 × at 2, 1.8 at 4, which is what the memory gives, 1.2 at 6, and 0.95 at 8. From
-//! the cache TILES would be ahead from 4 on, but a model's weights are not in the cache.
+//! WHY not TILES alone. Packing a panel costs about as much as multiplying it with a few tokens, and 32 rows side by side
+//! are slower to read from memory than one after the other. Up to [`Variant::few`] tokens it is cheaper to meet the
+//! weights as they lie: with AVX2 on Zen 3, two threads, 1.7 × as fast at 2 tokens, 1.6 at 4, 1.15 at 6, and no faster at
+//! 8; with AVX-512 on Zen 5, one thread, from memory, 1.7 × at 2, 1.6 at 6 and 1.3 at 8.
 //!
 //! WHY a panel's rows are asked for from memory while others are packed and multiplied, in proportion to the time that
 //! each takes, a line of some rows with each block: a core waits for a few dozen lines at a time, and what is asked for
@@ -66,7 +67,7 @@ use super::kernel::{Kernel, Product, Stream, Tokens};
 use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::runtime::Runtime;
-use crate::view::{MatRef, SharedMat, Weights};
+use crate::view::{MatRef, Weights};
 
 /// Blocks of 32 that a panel is deep.
 const DEPTH: usize = 16;
@@ -85,6 +86,9 @@ const NEAR: usize = 512 << 10;
 
 /// Bytes of weights of a task where they are read once, for few tokens.
 const STREAM: usize = 1 << 20;
+
+/// Rows of which such a task has a multiple.
+const FEW_ROWS: usize = 16;
 
 /// Blocks from those at hand to those asked for from memory, where rows are read as they lie.
 const AHEAD: usize = 256;
@@ -126,7 +130,7 @@ pub(super) struct Variant {
     /// Tiles of 1, 2, 3 … tokens.
     tiles: &'static [TileFn],
     /// Products of few tokens with rows of the weights; those columns of the outputs are written.
-    dots: unsafe fn(&[u8], &MatRef<BlockQ8_0>, Rows, &SharedMat<f32>, Stream),
+    dots: unsafe fn(&Product, &MatRef<BlockQ8_0>, Rows, Stream),
 }
 
 /// Multiplies a panel with as many tokens as the function is for.
@@ -181,7 +185,7 @@ impl Kernel for Variant {
     fn task_rows(&self, m: usize, k: usize) -> (usize, usize) {
         if m <= self.few {
             let rows = STREAM / (k / BLOCK_LEN * size_of::<BlockQ8_0>());
-            (8, rows.next_multiple_of(8).max(8))
+            (FEW_ROWS, rows.next_multiple_of(FEW_ROWS).max(FEW_ROWS))
         } else {
             (self.panel, self.panel * GROUP)
         }
@@ -199,7 +203,7 @@ impl Kernel for Variant {
             let stream = Stream::new(&w, &rows, next);
             // SAFETY: a variant is handed out only where the CPU has its instructions; tasks have columns of `y` of
             // their own.
-            unsafe { (self.dots)(product.prepared, &w, rows, &product.y, stream) };
+            unsafe { (self.dots)(product, &w, rows, stream) };
             return;
         }
         let (token_bytes, granule) = self.prepared_layout(product.tokens.len(), product.w.cols());

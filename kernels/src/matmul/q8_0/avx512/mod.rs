@@ -1,12 +1,15 @@
 //! AVX-512 with VNNI: `vpdpbusd` on panels of 32 rows.
 
+mod columns;
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::Rows;
-use super::super::kernel::{Stream, Tokens};
+use super::super::kernel::{Product, Stream, Tokens};
 use super::avx2::eight_scales;
 use super::{MAGIC, Part, Tile, TileFn, Variant};
+use crate::pool::share;
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::view::{MatRef, SharedMat};
 
@@ -26,7 +29,7 @@ pub(in super::super) static AVX512: Variant = Variant {
         tile::<6>,
         tile::<7>,
     ],
-    few: DOTS.len(),
+    few: columns::MOST,
     alike: DOTS.len(),
     look: 2,
     pack_tokens: 5,
@@ -160,7 +163,7 @@ fn pack(part: &Part, next: &Part, panel: &mut [u8]) {
             let rows = rows(b);
             // SAFETY: each source has `count` blocks, and so has the panel.
             unsafe {
-                let columns = columns(&rows, 0);
+                let columns = columns(|r| rows[r]);
                 ask(b);
                 let columns = pack_two::<0>(&rows, columns, out(b));
                 ask(b + 2);
@@ -178,7 +181,7 @@ fn pack(part: &Part, next: &Part, panel: &mut [u8]) {
             unsafe {
                 let d = rows.map(|row| row.cast::<u16>().read());
                 store_scales(_mm256_loadu_si256(d.as_ptr().cast()), out(b));
-                let columns = columns(&rows, size_of::<u16>());
+                let columns = columns(|r| rows[r].add(size_of::<u16>()));
                 for (j, column) in columns.into_iter().enumerate() {
                     store_column(column, j, out(b));
                 }
@@ -197,12 +200,13 @@ fn pack(part: &Part, next: &Part, panel: &mut [u8]) {
 unsafe fn pack_two<const PAIR: usize>(rows: &Sixteen, first: Columns, out: *mut u8) -> Columns {
     // SAFETY: the caller's promise.
     unsafe {
-        let second = columns(rows, (2 * PAIR + 1) * 32);
+        let columns = |at: usize| columns(|r| rows[r].add(at));
+        let second = columns((2 * PAIR + 1) * 32);
         let third = if PAIR < 3 {
-            columns(rows, (2 * PAIR + 2) * 32)
+            columns((2 * PAIR + 2) * 32)
         } else {
             // Only four dwords are left, which are the last ones of the last eight.
-            let mut last = columns(rows, TOGETHER * size_of::<BlockQ8_0>() - 32);
+            let mut last = columns(TOGETHER * size_of::<BlockQ8_0>() - 32);
             last.rotate_left(4);
             last
         };
@@ -254,15 +258,15 @@ unsafe fn store_scales(d_f16x16: __m256i, out: *mut u8) {
     }
 }
 
-/// The 8 dwords of each row from byte `at` on.
+/// The 8 dwords of each of 16 rows, which are where `row` says.
 ///
 /// # Safety
-/// Each row has 32 bytes there.
+/// There each has 32 bytes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn columns(rows: &Sixteen, at: usize) -> Columns {
+unsafe fn columns(row: impl Fn(usize) -> *const u8) -> Columns {
     // SAFETY: the caller's promise.
-    let row = |r: usize| unsafe { _mm256_loadu_si256(rows[r].add(at).cast()) };
+    let row = |r: usize| unsafe { _mm256_loadu_si256(row(r).cast()) };
     let mut pairs = [_mm512_setzero_si512(); 8];
     for (i, pair) in pairs.iter_mut().enumerate() {
         // Rows 0..4 beside 4..8, and 8..12 beside 12..16.
@@ -375,13 +379,26 @@ struct Few<'a> {
     token_bytes: usize,
 }
 
-fn dots(prepared: &[u8], w: &MatRef<BlockQ8_0>, rows: Rows, y: &SharedMat<f32>, stream: Stream) {
-    let few = Few {
-        prepared,
-        token_bytes: prepared.len() / y.rows(),
+fn dots(product: &Product, w: &MatRef<BlockQ8_0>, rows: Rows, stream: Stream) {
+    let (m, y) = (product.y.rows(), &product.y);
+    let token_bytes = product.prepared.len() / m;
+    let side_by_side = !product.alike && m >= columns::from(w.cols()) && w.rows() >= columns::SIDE;
+    let (of, least, most): (&[DotsFn], _, _) = if side_by_side {
+        (&columns::COLUMNS, columns::LEAST, columns::MOST)
+    } else {
+        (&DOTS, 1, DOTS.len())
     };
-    // SAFETY: a variant is handed out only where the CPU has its instructions.
-    unsafe { DOTS[y.rows() - 1](&few, w, rows, y, stream) };
+    let groups = m.div_ceil(most);
+    for group in 0..groups {
+        let tokens = share(m, 1, groups, group);
+        let few = Few {
+            prepared: &product.prepared[tokens.start * token_bytes..tokens.end * token_bytes],
+            token_bytes,
+        };
+        let y = y.row_range(tokens.start, tokens.end);
+        // SAFETY: a variant is handed out only where the CPU has its instructions.
+        unsafe { of[tokens.len() - least](&few, w, rows.clone(), &y, stream) };
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c")]
