@@ -19,7 +19,7 @@
 //! to 0.70. Hence [`from`]: beside DOTS, which read in order, rows that do not fit pay off from one token later on.
 //!
 //! WHY so little code: weights that stream through L2 throw out of it what is not asked for there, and with it what L1
-//! had of it: instructions too. 8 blocks at a time needed no more than 17 loads of 32 bytes for two blocks of 16 rows,
+//! had of it, for L2 includes it: instructions too. 8 blocks at a time needed no more than 17 loads of 32 bytes for two blocks of 16 rows,
 //! and had 12 to 20 KiB of code: 6.0 instead of 6.4 cycles as long as all was in L2, and 9.0 instead of 7.4 where the
 //! weights came from L3 (4 tokens).
 //!
