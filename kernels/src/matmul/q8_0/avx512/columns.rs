@@ -14,14 +14,16 @@
 //! (13.8); 768 → 2048: 7.9 (10.8), 9.1 (15.0), 10.7 (13.8), and 3 tokens 7.7 (9.0).
 //!
 //! WHY what comes next is asked for in the order in which it lies, though 16 rows are read at a time: memory is fastest
-//! as one stream. A loop that only reads so has 0.98 of the speed of one that reads in order with 16 rows of 1088 bytes,
-//! which fit L1 twice, 0.87 to 0.89 with 2176 and 4352; asking for the next bytes of each of the rows in turn, it has 0.65
-//! to 0.70. Hence [`from`]: beside DOTS, which read in order, rows that do not fit pay off from one token later on.
+//! as one stream. A loop that only reads so has 0.98 of the speed of one that reads in order with 16 rows of 1088
+//! bytes, which fit L1 twice, 0.87 to 0.89 with 2176 and 4352; asking for the next bytes of each of the rows in turn,
+//! it has 0.65 to 0.70. Hence [`from`]: beside DOTS, which read in order, rows that do not fit pay off from one token
+//! later on. Where two cores share what one could read, 4 tokens are no faster than by DOTS (0.92 to 1.0), 6 are 1.05 ×
+//! and 8 1.25 × as fast.
 //!
 //! WHY so little code: weights that stream through L2 throw out of it what is not asked for there, and with it what L1
-//! had of it, for L2 includes it: instructions too. 8 blocks at a time needed no more than 17 loads of 32 bytes for two blocks of 16 rows,
-//! and had 12 to 20 KiB of code: 6.0 instead of 6.4 cycles as long as all was in L2, and 9.0 instead of 7.4 where the
-//! weights came from L3 (4 tokens).
+//! had of it, for L2 includes it: instructions too. 8 blocks at a time took 17 loads instead of 24 for a block of 16
+//! rows, and had 12 to 20 KiB of code: 6.0 cycles instead of 6.4 as long as all was in L2, and 9.0 instead of 7.4 where
+//! the weights came from L3 (4 tokens).
 //!
 //! WHY [`pin`]: the compiler would ask for all lines of a loop's turn at once, where they hold each other up (0.6 times as
 //! fast), and load tokens so early that registers overflow (6 tokens 12.3 instead of 9.1 cycles).
