@@ -2,6 +2,7 @@
 
 mod limit;
 mod lockstep;
+mod pages;
 mod versus;
 
 use std::io::Write;
@@ -42,7 +43,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
     if args.lockstep {
         return lockstep::run(args);
     }
-    let mut results = Results::new(args);
+    let (mut results, mut notes) = (Results::new(args), Vec::new());
     for path in &args.model {
         let model = model::load(path, args)?;
         for &threads in &threads(args) {
@@ -54,8 +55,12 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
                 results.add(&result)?;
             }
         }
+        notes.extend(pages::note(path));
     }
     results.end()?;
+    for note in notes {
+        eprintln!("tokgate: note: {note}");
+    }
     Ok(Outcome::Clean)
 }
 

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tokgate_kernels::Runtime;
 
-use super::{BUILD_COMMIT, cases, mean, print};
+use super::{BUILD_COMMIT, cases, mean, pages, print};
 use crate::cli::{BenchArgs, BenchFormat};
 use crate::cmd::model::{self, Loaded};
 use crate::cmd::{Outcome, runtime};
@@ -88,6 +88,7 @@ pub fn run(args: &BenchArgs, path: &Path) -> anyhow::Result<Outcome> {
         tokgate_commit: BUILD_COMMIT,
         rows: Vec::new(),
     };
+    let mut notes = Vec::new();
     for path in &args.model {
         let model = model::load(path, model::Conversion::default())?;
         for &threads in &super::threads(args) {
@@ -98,10 +99,14 @@ pub fn run(args: &BenchArgs, path: &Path) -> anyhow::Result<Outcome> {
                     .push(compare(args, &program, &model, &rt, case)?);
             }
         }
+        notes.extend(pages::note(&model.path));
     }
     match args.output {
         BenchFormat::Json => print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
         _ => print(&table(&report))?,
+    }
+    for note in notes {
+        eprintln!("tokgate: note: {note}");
     }
     Ok(Outcome::Clean)
 }
