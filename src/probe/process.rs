@@ -6,6 +6,7 @@
 //! | CPU time | `/proc/self/stat`, fields `utime` and `stime`, in ticks of 10 ms |
 //! | page faults that waited for a disk | `/proc/self/stat`, field `majflt` |
 //! | resident memory, its peak | `/proc/self/status`, `VmRSS` and `VmHWM` |
+//! | what is mapped of a file, in huge pages and in all | `/proc/self/smaps`, `FilePmdMapped` and `Rss` |
 //! | bytes that a disk gave or got | `/proc/self/io`, `read_bytes` and `write_bytes`; pages of a mapped file count |
 //! | reads and writes | `/proc/self/io`, `syscr` and `syscw`: calls, wherever their bytes came from |
 //! | time that a hypervisor gave to others | `/proc/stat`, field `steal` of all CPUs |
@@ -19,6 +20,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use procfs::process::{MMapPath, Process};
 use serde::{Deserialize, Serialize};
 
 /// Ticks of a second on every Linux that people run.
@@ -90,6 +92,15 @@ pub struct Memory {
     pub total: Option<u64>,
     /// What programs could still get.
     pub available: Option<u64>,
+}
+
+/// What is in memory of files that this process maps, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapped {
+    /// In pages of any size.
+    pub resident: u64,
+    /// In huge pages.
+    pub huge: u64,
 }
 
 impl Moment {
@@ -175,6 +186,22 @@ impl Memory {
             total: kibibytes(&system, "MemTotal"),
             available: kibibytes(&system, "MemAvailable"),
         }
+    }
+}
+
+impl Mapped {
+    /// Of a file, or of all files in a folder.
+    pub fn of(path: &Path) -> Option<Self> {
+        let path = path.canonicalize().ok()?;
+        let mut mapped = Self::default();
+        for map in Process::myself().ok()?.smaps().ok()? {
+            if matches!(&map.pathname, MMapPath::Path(file) if file.starts_with(&path)) {
+                let bytes = |what| map.extension.map.get(what).copied().unwrap_or_default();
+                mapped.resident += bytes("Rss");
+                mapped.huge += bytes("FilePmdMapped");
+            }
+        }
+        Some(mapped)
     }
 }
 

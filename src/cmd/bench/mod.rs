@@ -58,9 +58,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<Outcome> {
         notes.extend(pages::note(path));
     }
     results.end()?;
-    for note in notes {
-        eprintln!("tokgate: note: {note}");
-    }
+    pages::tell(&notes);
     Ok(Outcome::Clean)
 }
 

@@ -1,44 +1,26 @@
-//! Which pages a model's file is read from.
+//! What is said of the pages that a model's files lie in.
 
 use std::path::Path;
 
-use procfs::process::{MMapPath, Process};
+use crate::probe::process::Mapped;
 
 /// Bytes of files below which pages make no difference.
 const LARGE: u64 = 64 << 20;
 /// The share in huge pages from which on nothing is said.
 const ENOUGH: f64 = 0.9;
 
-/// What is in memory of a model's files.
-#[derive(Clone, Copy, Default)]
-struct Resident {
-    bytes: u64,
-    /// Of these, what is mapped in huge pages.
-    huge: u64,
-}
-
 /// What to say where a model, a file or a folder of files, is mapped in huge pages for some part only: a token that is
-/// generated reads all weights, and takes up to a tenth longer then. Nothing where the system has no such pages for
-/// files, or does not tell.
+/// generated reads all weights, and takes up to a tenth longer then ([`crate::engine::mapping`]). Nothing where the
+/// system has no such pages for files, or does not tell.
 pub fn note(model: &Path) -> Option<String> {
-    let model = model.canonicalize().ok()?;
-    let mut resident = Resident::default();
-    for map in Process::myself().ok()?.smaps().ok()? {
-        let of_model = matches!(&map.pathname, MMapPath::Path(path) if path.starts_with(&model));
-        if of_model {
-            let bytes = |what| map.extension.map.get(what).copied().unwrap_or_default();
-            resident.bytes += bytes("Rss");
-            resident.huge += bytes("FilePmdMapped");
-        }
-    }
-    let share = resident.doubtful()?;
-    let (of, each) = if model.is_file() {
-        (model.display().to_string(), String::new())
-    } else {
+    let share = doubtful(Mapped::of(model)?)?;
+    let (of, each) = if model.is_dir() {
         (
             "FILE".to_owned(),
             format!("    for each FILE in {}", model.display()),
         )
+    } else {
+        (model.display().to_string(), String::new())
     };
     Some(format!(
         "{:.0} % of the model lie in huge pages in the page cache, the rest in small ones,\n\
@@ -48,12 +30,17 @@ pub fn note(model: &Path) -> Option<String> {
     ))
 }
 
-impl Resident {
-    /// The share in huge pages, if it is some and not enough.
-    fn doubtful(self) -> Option<f64> {
-        let share = self.huge as f64 / self.bytes.max(1) as f64;
-        (self.bytes >= LARGE && self.huge > 0 && share < ENOUGH).then_some(share)
+/// Says it, after the table.
+pub fn tell(notes: &[String]) {
+    for note in notes {
+        eprintln!("tokgate: note: {note}");
     }
+}
+
+/// The share in huge pages, if it is some and not enough.
+fn doubtful(mapped: Mapped) -> Option<f64> {
+    let share = mapped.huge as f64 / mapped.resident.max(1) as f64;
+    (mapped.resident >= LARGE && mapped.huge > 0 && share < ENOUGH).then_some(share)
 }
 
 #[cfg(test)]
@@ -62,7 +49,7 @@ mod tests {
 
     #[test]
     fn some_huge_pages_are_told_and_none_or_all_are_not() {
-        let doubt = |bytes, huge| Resident { bytes, huge }.doubtful();
+        let doubt = |resident, huge| doubtful(Mapped { resident, huge });
         assert_eq!(doubt(1 << 30, 1 << 29), Some(0.5));
         assert_eq!(doubt(1 << 30, 0), None);
         assert_eq!(doubt(1 << 30, (1 << 30) - (1 << 21)), None);

@@ -105,9 +105,7 @@ pub fn run(args: &BenchArgs, path: &Path) -> anyhow::Result<Outcome> {
         BenchFormat::Json => print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
         _ => print(&table(&report))?,
     }
-    for note in notes {
-        eprintln!("tokgate: note: {note}");
-    }
+    pages::tell(&notes);
     Ok(Outcome::Clean)
 }
 

@@ -21,8 +21,8 @@
 //! `MAGIC` makes floats of sums without an instruction: its bit pattern plus an integer within 2²² *is* the float MAGIC
 //! plus that integer, and `(MAGIC + sum) · d_w − MAGIC · d_w` rounds once, by a fused multiply-add, for `MAGIC · d_w`
 //! is exact: the one has 2 significant bits, the other 11. The sum over blocks is in f32: TILES and COLUMNS take k in
-//! order, DOTS in as many partial sums as the variant has lanes and accumulators. Both depend on the shape alone, not
-//! on the number of threads.
+//! order, DOTS in as many partial sums as the variant has lanes and accumulators. All depend on the shape alone, not on
+//! the number of threads.
 //!
 //! WHY not TILES alone. Packing a panel costs about as much as multiplying it with a few tokens, and 32 rows side by side
 //! are slower to read from memory than one after the other. Up to [`Variant::few`] tokens it is cheaper to meet the
@@ -87,7 +87,7 @@ const NEAR: usize = 512 << 10;
 /// Bytes of weights of a task where they are read once, for few tokens.
 const STREAM: usize = 1 << 20;
 
-/// Rows of which such a task has a multiple.
+/// Rows of which such a task has a multiple, for those that are read side by side.
 const FEW_ROWS: usize = 16;
 
 /// Blocks from those at hand to those asked for from memory, where rows are read as they lie.

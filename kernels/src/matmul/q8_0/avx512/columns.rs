@@ -31,8 +31,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Columns, DotsFn, Few, Rows, Stream};
-use crate::matmul::q8_0::MAGIC;
+use super::super::few_bytes;
+use super::{Columns, DotsFn, Few, MAGIC, Rows, Stream};
 use crate::q8_0::{BLOCK_LEN, BlockQ8_0};
 use crate::view::{MatRef, SharedMat};
 
@@ -77,7 +77,7 @@ fn columns_of<const T: usize>(
     stream: Stream,
 ) {
     assert!(SIDE <= w.rows() && rows.end <= w.rows() && rows.end <= y.cols());
-    assert!(y.rows() == T && few.token_bytes == super::super::few_bytes(w.cols()));
+    assert!(y.rows() == T && few.token_bytes == few_bytes(w.cols()));
     assert!(few.prepared.len() == T * few.token_bytes);
     for start in rows.clone().step_by(SIDE) {
         // The last ones begin earlier, where there are fewer, and what they have of others is left out.

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI: `vpdpbusd` on panels of 32 rows.
+//! AVX-512 with VNNI: `vpdpbusd` on rows as they lie, on 16 of them side by side, and on panels of 32.
 
 mod columns;
 
@@ -379,6 +379,7 @@ struct Few<'a> {
     token_bytes: usize,
 }
 
+/// DOTS, or COLUMNS where these are faster.
 fn dots(product: &Product, w: &MatRef<BlockQ8_0>, rows: Rows, stream: Stream) {
     let (m, y) = (product.y.rows(), &product.y);
     let token_bytes = product.prepared.len() / m;
